@@ -1,0 +1,29 @@
+//! What the kernel side (`sidecar-ebpf`) and the user side (`sidecar-loader`) agree on.
+//!
+//! Read in this order:
+//!
+//! 1. [`addr`]: addresses and ports as the rules see them;
+//! 2. [`policy`]: what the user asked for, as bytes in one map value;
+//! 3. [`rule`]: every rule, its number or name, its iptables twin, its action;
+//! 4. [`decide`]: facts in, rule out. Nothing else in the project decides;
+//! 5. [`number`]: how a destination travels inside a loopback address;
+//! 6. [`counter`]: what is counted, and where in the counter map;
+//! 7. [`maps`]: names and capacities of the maps.
+//!
+//! Every type that lies in a map is `repr(C)` without implicit padding, and its size is asserted
+//! beside it. Multi-byte addresses are in network byte order, ports in host byte order.
+
+#![no_std]
+
+pub mod addr;
+pub mod counter;
+pub mod decide;
+pub mod maps;
+pub mod number;
+#[cfg(feature = "user")]
+mod pod;
+pub mod policy;
+pub mod rule;
+
+/// Changes whenever the meaning or the layout of anything in a map changes.
+pub const LAYOUT_VERSION: u32 = 1;

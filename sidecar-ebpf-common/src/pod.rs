@@ -1,0 +1,18 @@
+//! Which shared types user space may copy to and from maps byte by byte.
+#![expect(unsafe_code, reason = "aya asks for an unsafe marker trait")]
+
+use crate::{
+    addr::{Ip, OrigDst},
+    number::{Destination, Number},
+    policy::{Policy, PortGroup},
+};
+
+macro_rules! plain {
+    ($($shared:ty),*) => {$(
+        // SAFETY: `repr(C)` or `repr(transparent)` over unsigned integers, sizes asserted to hold
+        // no padding, and every bit pattern is a value.
+        unsafe impl aya::Pod for $shared {}
+    )*};
+}
+
+plain!(Ip, OrigDst, Number, Destination, Policy, PortGroup);

@@ -1,0 +1,98 @@
+//! Numbers: in an address and out again, ages, slots, counters.
+
+mod support;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proptest::prelude::*;
+use sidecar_ebpf_common::{
+    addr::{Ip, OrigDst, Port},
+    counter::Counter,
+    number::{Destination, NUMBER_BITS, Number, Rewritten, Tick},
+};
+use support::ip;
+
+#[test]
+fn addresses_outside_the_ranges_carry_nothing() {
+    for text in [
+        "127.0.0.1",
+        "127.0.0.6",
+        "127.127.255.255",
+        "128.0.0.0",
+        "::1",
+        "fd73::1",
+    ] {
+        assert_eq!(Rewritten::from_ip(ip(text)), None, "{text}");
+    }
+    for text in ["127.128.0.0", "127.255.255.255", "fd73:6964:6563:6172::"] {
+        assert!(Rewritten::from_ip(ip(text)).is_some(), "{text}");
+    }
+    let no_number = Rewritten::from_ip(ip("fd73:6964:6563:6172:1::")).unwrap();
+    assert_eq!(no_number.number(), None);
+}
+
+#[test]
+fn the_range_is_what_the_documentation_says() {
+    let first = Rewritten::carrying_v4(Number::from_count(0)).ip();
+    assert_eq!(IpAddr::from(first).to_string(), "127.128.0.0");
+    let seventh = Rewritten::carrying_v6(Number::from_count(7)).ip();
+    assert_eq!(IpAddr::from(seventh).to_string(), "fd73:6964:6563:6172::7");
+}
+
+#[test]
+fn a_slot_that_was_never_used_holds_no_number() {
+    let dst = OrigDst::new(Ip::LOOPBACK_V4, Port(80));
+    let zero = Number::from_count(0);
+    let taken = Destination::new(dst, zero, Tick(9));
+    assert!(taken.holds(zero));
+    assert_eq!(taken.number(), Some(zero));
+    let empty = Destination { tagged: 0, ..taken };
+    assert!(!empty.holds(zero));
+    assert_eq!(empty.number(), None);
+    assert!(empty.is_free(Tick(9), 100));
+}
+
+#[test]
+fn a_slot_is_free_after_the_hold_time_even_across_a_wrap_of_the_clock() {
+    let dst = OrigDst::new(Ip::LOOPBACK_V4, Port(80));
+    let slot = Destination::new(dst, Number::from_count(1), Tick(u32::MAX - 1));
+    assert!(!slot.is_free(Tick(u32::MAX), 3));
+    assert!(!slot.is_free(Tick(1), 3));
+    assert!(slot.is_free(Tick(2), 3));
+}
+
+#[test]
+fn every_counter_has_its_own_place() {
+    let mut seen = BTreeSet::new();
+    for counter in Counter::all() {
+        assert!(counter.index() < Counter::COUNT, "{counter:?}");
+        assert!(seen.insert(counter.index()), "{counter:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_number_survives_its_address(count in any::<u64>()) {
+        let number = Number::from_count(count);
+        for rewritten in [Rewritten::carrying_v4(number), Rewritten::carrying_v6(number)] {
+            let found = Rewritten::from_ip(rewritten.ip()).and_then(Rewritten::number);
+            prop_assert_eq!(found, Some(number));
+            prop_assert_eq!(Ip::from(IpAddr::from(rewritten.ip())), rewritten.ip());
+        }
+    }
+
+    #[test]
+    fn age_counts_across_the_wrap(count in any::<u64>(), later in 0..(1_u64 << NUMBER_BITS)) {
+        let number = Number::from_count(count);
+        prop_assert_eq!(u64::from(number.age(count.wrapping_add(later))), later);
+    }
+
+    #[test]
+    fn two_numbers_of_one_slot_differ(count in any::<u64>(), lap in 1_u64..512) {
+        let ring_mask = (1 << 14) - 1;
+        let next = count.wrapping_add(lap << 14);
+        let (old, new) = (Number::from_count(count), Number::from_count(next));
+        prop_assert_eq!(old.slot(ring_mask), new.slot(ring_mask));
+        prop_assert_ne!(old, new);
+    }
+}
