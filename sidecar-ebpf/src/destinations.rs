@@ -1,0 +1,92 @@
+//! The table of destinations: from a destination to its number and back.
+//! `sidecar_ebpf_common::number` says what it guarantees.
+
+use sidecar_ebpf_common::{
+    addr::OrigDst,
+    counter::Reason,
+    number::{Destination, Number, Rewritten, Tick},
+    policy::Policy,
+};
+
+use crate::maps::{self, Slot};
+
+/// The number under which `dst` travels: the one it has, or a new one.
+#[inline(always)]
+pub(crate) fn number_for(policy: &Policy, dst: &OrigDst) -> Result<Number, Reason> {
+    let now = maps::now();
+    let handed_out = maps::handed_out().ok_or(Reason::HelperFailed)?;
+    let known = known(policy, dst);
+    if let Some(known) = &known
+        && !known.number.is_old(handed_out, policy.ring_mask)
+    {
+        return Ok(known.hand_out(now));
+    }
+    match (allocate(policy, dst, now), known) {
+        (Ok(number), _) => Ok(number),
+        // An old number is as good as a new one until its slot is reused, and using it defers that.
+        (Err(_), Some(known)) => Ok(known.hand_out(now)),
+        (Err(reason), None) => Err(reason),
+    }
+}
+
+/// Where a rewritten address leads.
+#[inline(always)]
+pub(crate) fn destination_of(policy: &Policy, rewritten: Rewritten) -> Result<OrigDst, Reason> {
+    let number = rewritten.number().ok_or(Reason::StaleNumber)?;
+    let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::StaleNumber)?;
+    let found = slot.read();
+    if found.holds(number) && slot.read().holds(number) {
+        Ok(found.dst)
+    } else {
+        Err(Reason::StaleNumber)
+    }
+}
+
+/// A number that a destination has already, with its slot.
+struct Known {
+    number: Number,
+    slot: Slot,
+    last_used: Tick,
+}
+
+impl Known {
+    /// Reserves the number anew. The clock ticks once a second, so a busy destination's slot is
+    /// rarely written and stays shared between CPUs.
+    #[inline(always)]
+    fn hand_out(&self, now: Tick) -> Number {
+        if self.last_used != now {
+            self.slot.touch(now);
+        }
+        self.number
+    }
+}
+
+#[inline(always)]
+fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
+    let number = maps::number_of(dst)?;
+    let slot = Slot::at(number.slot(policy.ring_mask))?;
+    let found = slot.read();
+    found.holds(number).then_some(Known {
+        number,
+        slot,
+        last_used: found.last_used,
+    })
+}
+
+#[inline(always)]
+fn allocate(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
+    let number = Number::from_count(maps::take_next().ok_or(Reason::HelperFailed)?);
+    let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::HelperFailed)?;
+    let previous = slot.read();
+    if !previous.is_free(now, policy.hold) {
+        return Err(Reason::TableFull);
+    }
+    if let Some(old) = previous.number()
+        && maps::number_of(&previous.dst) == Some(old)
+    {
+        maps::forget(&previous.dst);
+    }
+    slot.write(&Destination::new(*dst, number, now));
+    maps::remember(dst, number);
+    Ok(number)
+}

@@ -1,0 +1,108 @@
+//! `cgroup/connect4` and `connect6`: the outbound decision.
+
+use sidecar_ebpf_common::{
+    addr::{OrigDst, Port},
+    counter::{ConnectHook, Counter, Reason},
+    decide::{Outbound, Source, decide_outbound},
+    number::{Number, Rewritten},
+    policy::{Policy, Switches},
+    rule::Action,
+};
+
+use crate::{CgroupVerdict, count::count, ctx, ctx::SockAddr, destinations, maps, maps::Maps};
+
+pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
+    if !ctx.is_tcp() {
+        return CgroupVerdict::Allow;
+    }
+    let dst = OrigDst::new(ctx.address_v4(), ctx.port());
+    match redirect(ConnectHook::V4, ctx, &dst, ctx.source_v4()) {
+        Outcome::Pass => CgroupVerdict::Allow,
+        Outcome::Rewrite(number, port) => {
+            ctx.set_v4(&OrigDst::new(Rewritten::carrying_v4(number).ip(), port));
+            CgroupVerdict::Allow
+        }
+        Outcome::Refuse => CgroupVerdict::Refuse,
+    }
+}
+
+/// Also sees IPv4-mapped destinations, which are IPv4 connections on an AF_INET6 socket.
+pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
+    if !ctx.is_tcp() {
+        return CgroupVerdict::Allow;
+    }
+    let dst = OrigDst::new(ctx.address_v6(), ctx.port());
+    match redirect(ConnectHook::V6, ctx, &dst, ctx.source_v6()) {
+        Outcome::Pass => CgroupVerdict::Allow,
+        Outcome::Rewrite(number, port) => {
+            let rewritten = if dst.ip.is_v4() {
+                Rewritten::carrying_v4(number)
+            } else {
+                Rewritten::carrying_v6(number)
+            };
+            ctx.set_v6(&OrigDst::new(rewritten.ip(), port));
+            CgroupVerdict::Allow
+        }
+        Outcome::Refuse => CgroupVerdict::Refuse,
+    }
+}
+
+enum Outcome {
+    Pass,
+    Rewrite(Number, Port),
+    Refuse,
+}
+
+#[inline(always)]
+fn redirect(hook: ConnectHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -> Outcome {
+    let Some(policy) = maps::policy() else {
+        return refuse(hook, Reason::HelperFailed);
+    };
+    if !policy.scope.covers(ctx.netns_cookie()) {
+        count(Counter::Other(hook.hook(), Reason::OtherNetns));
+        return Outcome::Pass;
+    }
+    // Otherwise one process could ride on a number that another one's connection was given.
+    if Rewritten::from_ip(dst.ip).is_some() {
+        return refuse(hook, Reason::RedirectRange);
+    }
+    let flow = Outbound {
+        source,
+        dst: dst.ip,
+        port: dst.port,
+        owner: ctx::current_owner(),
+    };
+    let rule = decide_outbound(policy, &flow, &Maps);
+    count(Counter::Outbound(hook, rule));
+    match rule.action() {
+        Action::Pass => Outcome::Pass,
+        Action::ToOutbound => rewrite(hook, ctx, policy, dst, policy.outbound_port),
+        Action::ToInbound => rewrite(hook, ctx, policy, dst, policy.inbound_port),
+    }
+}
+
+#[inline(always)]
+fn rewrite(
+    hook: ConnectHook,
+    ctx: &SockAddr,
+    policy: &Policy,
+    dst: &OrigDst,
+    port: Port,
+) -> Outcome {
+    if ctx.is_bound_to_device() {
+        return refuse(hook, Reason::BoundToDevice);
+    }
+    if !dst.ip.is_v4() && !policy.switches.has(Switches::IPV6_ROUTE) {
+        return refuse(hook, Reason::NotReady);
+    }
+    match destinations::number_for(policy, dst) {
+        Ok(number) => Outcome::Rewrite(number, port),
+        Err(reason) => refuse(hook, reason),
+    }
+}
+
+#[inline(always)]
+fn refuse(hook: ConnectHook, reason: Reason) -> Outcome {
+    count(Counter::Other(hook.hook(), reason));
+    Outcome::Refuse
+}

@@ -1,0 +1,105 @@
+//! `sk_lookup`: inbound without address translation, and listeners for the redirect's own range.
+
+use sidecar_ebpf_common::{
+    addr::{Ip, Port},
+    counter::{Counter, Hook, Reason},
+    decide::{Inbound, Tables as _, decide_inbound},
+    maps::Listeners,
+    number::Rewritten,
+    policy::Policy,
+    rule::Action,
+};
+
+use crate::{
+    count::count,
+    ctx::SkLookup,
+    listeners::{self, From},
+    maps::{self, Maps},
+};
+
+/// What an sk_lookup program returns. A dropped SYN is answered with a reset
+/// (`__inet_lookup_listener` finds no socket).
+#[derive(Clone, Copy)]
+pub(crate) enum LookupVerdict {
+    /// The socket that was assigned, else the normal lookup.
+    Pass,
+    Drop,
+}
+
+impl core::convert::From<LookupVerdict> for u32 {
+    fn from(verdict: LookupVerdict) -> Self {
+        match verdict {
+            LookupVerdict::Drop => 0,
+            LookupVerdict::Pass => 1,
+        }
+    }
+}
+
+pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
+    if !ctx.is_tcp() {
+        return LookupVerdict::Pass;
+    }
+    let Some(policy) = maps::policy() else {
+        return drop(Reason::HelperFailed);
+    };
+    let dst = ctx.local();
+    let port = ctx.local_port();
+    let from_pod = is_from_pod(&ctx.remote());
+    if Rewritten::from_ip(dst).is_some() {
+        if from_pod {
+            own(ctx, policy, &dst, port)
+        } else {
+            drop(Reason::ForeignSource)
+        }
+    } else if from_pod {
+        // The outbound rules have decided about it at connect().
+        LookupVerdict::Pass
+    } else {
+        inbound(ctx, policy, &dst, port)
+    }
+}
+
+/// A packet from an address of this namespace has not come from outside: for IPv4 the kernel drops
+/// such a packet as martian (`fib_validate_source`, net/ipv4/fib_frontend.c), for IPv6 its answer
+/// would never leave. The ingress interface does not tell: for a connection to an address of eth0
+/// it names eth0 although the packet came over lo.
+#[inline(always)]
+fn is_from_pod(remote: &Ip) -> bool {
+    remote.is_loopback() || Maps.is_local(remote)
+}
+
+/// A connection that `connect` redirected. A registered listener has it even if it is bound to
+/// 127.0.0.1 only or some application is bound to the very address. Without one the normal lookup
+/// finds a listener that cannot register (MPTCP), or resets.
+#[inline(always)]
+fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
+    if port == policy.outbound_port {
+        listeners::assign(ctx.0, dst, Listeners::Outbound, From::Pod);
+    } else if port == policy.inbound_port {
+        listeners::assign(ctx.0, dst, Listeners::Inbound, From::Pod);
+    }
+    LookupVerdict::Pass
+}
+
+#[inline(always)]
+fn inbound(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
+    let rule = decide_inbound(policy, &Inbound { dst: *dst, port }, &Maps);
+    count(Counter::Inbound(rule));
+    let listeners = match rule.action() {
+        Action::Pass => return LookupVerdict::Pass,
+        Action::ToOutbound => Listeners::Outbound,
+        Action::ToInbound => Listeners::Inbound,
+    };
+    if listeners::assign(ctx.0, dst, listeners, From::Outside) {
+        LookupVerdict::Pass
+    } else {
+        // Passing would hand the connection to the application without the proxy.
+        drop(Reason::NoListener)
+    }
+}
+
+#[inline(always)]
+fn drop(reason: Reason) -> LookupVerdict {
+    count(Counter::Other(Hook::SkLookup, reason));
+    LookupVerdict::Drop
+}

@@ -1,0 +1,105 @@
+//! The proxy's listening sockets: entered by `sock_ops`, used by `sk_lookup`.
+#![expect(unsafe_code, reason = "a looked-up socket must be released by hand")]
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_sock,
+    helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release, bpf_sock_map_update},
+    macros::map,
+    maps::SockMap,
+    programs::{SkLookupContext, SockOpsContext},
+};
+use sidecar_ebpf_common::{addr::Ip, maps::Listeners};
+
+use crate::ctx::{self, AF_INET6};
+
+#[map]
+static LISTENERS: SockMap = SockMap::with_max_entries(Listeners::SLOTS * 2, 0);
+
+const BPF_NOEXIST: u64 = 1;
+
+/// Where a connection comes from decides which listeners it could have reached by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// From the pod itself: REDIRECT in `OUTPUT` sends it to 127.0.0.1 or `::1`, so a listener
+    /// must be bound to that or to everything.
+    Pod,
+    /// From outside: REDIRECT in `PREROUTING` sends it to the interface's address, so a listener
+    /// bound to loopback never sees it.
+    Outside,
+}
+
+/// Enters a socket that starts to listen; `false` if all slots are taken.
+#[inline(always)]
+pub(crate) fn register(ops: &SockOpsContext, listeners: Listeners) -> bool {
+    for i in 0..Listeners::SLOTS {
+        let mut slot = listeners.first_slot() + i;
+        // SAFETY: the context is the program's own, the map is a sockmap and the key a u32.
+        let result = unsafe {
+            bpf_sock_map_update(
+                ops.ops,
+                (&raw const LISTENERS).cast_mut().cast(),
+                (&raw mut slot).cast(),
+                BPF_NOEXIST,
+            )
+        };
+        if result == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// Hands the connection to the first live listener that may have it; `false` if there is none.
+#[inline(always)]
+pub(crate) fn assign(lookup: &SkLookupContext, dst: &Ip, listeners: Listeners, from: From) -> bool {
+    for i in 0..Listeners::SLOTS {
+        if assign_slot(lookup, dst, listeners.first_slot() + i, from) {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn assign_slot(lookup: &SkLookupContext, dst: &Ip, slot: u32, from: From) -> bool {
+    // SAFETY: the map is a sockmap and the key a u32; a socket found is released below.
+    let socket: *mut bpf_sock = unsafe {
+        bpf_map_lookup_elem(
+            (&raw const LISTENERS).cast_mut().cast(),
+            (&raw const slot).cast(),
+        )
+    }
+    .cast();
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: `socket` is a referenced socket. A listener of the wrong family is refused with
+    // EAFNOSUPPORT (`bpf_sk_lookup_assign`, net/core/filter.c).
+    unsafe {
+        let assigned =
+            accepts(socket, dst, from) && bpf_sk_assign(lookup.as_ptr(), socket.cast(), 0) == 0;
+        bpf_sk_release(socket.cast());
+        assigned
+    }
+}
+
+/// # Safety
+///
+/// `socket` must be a socket that the verifier knows.
+#[inline(always)]
+unsafe fn accepts(socket: *const bpf_sock, dst: &Ip, from: From) -> bool {
+    // SAFETY: the caller's promise.
+    let bound = unsafe {
+        if ctx::sock_family(socket) == AF_INET6 {
+            Ip::from_v6_words(ctx::sock_src_ip6(socket))
+        } else {
+            Ip::from_v4_word(ctx::sock_src_ip4(socket))
+        }
+    };
+    match from {
+        From::Pod if dst.is_v4() => bound.is_unspecified() || bound == Ip::LOOPBACK_V4,
+        From::Pod => bound.is_unspecified() || bound == Ip::LOOPBACK_V6,
+        From::Outside => !bound.is_loopback(),
+    }
+}

@@ -1,0 +1,167 @@
+//! Every map, and what the hooks may do with it.
+#![expect(
+    unsafe_code,
+    reason = "map values are raw memory shared with other CPUs"
+)]
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+};
+use sidecar_ebpf_common::{
+    addr::{Ip, OrigDst, Port, Prefix},
+    counter::Counter,
+    decide::Tables,
+    maps::{DEFAULT_DESTINATIONS, MAX_LOCALS, MAX_RANGES},
+    number::{Destination, Number, Tick},
+    policy::{Policy, PortGroup, PortLists},
+};
+
+use crate::atomic;
+
+#[map]
+static POLICY: Array<Policy> = Array::with_max_entries(1, 0);
+#[map]
+static PORTS: Array<PortGroup> = Array::with_max_entries(PortGroup::GROUPS, 0);
+#[map]
+static INCLUDED: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_NO_PREALLOC);
+#[map]
+static EXCLUDED: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_NO_PREALLOC);
+#[map]
+static LOCALS: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+/// Not preallocated: an idle pod pays for the buckets only.
+#[map]
+static NUMBERS: HashMap<OrigDst, Number> =
+    HashMap::with_max_entries(DEFAULT_DESTINATIONS, BPF_F_NO_PREALLOC);
+#[map]
+static DESTINATIONS: Array<Destination> = Array::with_max_entries(DEFAULT_DESTINATIONS, 0);
+#[map]
+static HANDED_OUT: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
+
+/// The policy; `None` only if the map lookup fails, which an array of one never does.
+#[inline(always)]
+pub(crate) fn policy() -> Option<&'static Policy> {
+    POLICY.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn increment(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the map value is eight aligned bytes that live as long as the program.
+        unsafe { atomic::increment(value) };
+    }
+}
+
+/// What the decision looks up, in maps.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn port_lists(&self, port: Port) -> PortLists {
+        PORTS
+            .get(PortGroup::index(port))
+            .map_or(PortLists::NONE, |group| group.get(port))
+    }
+
+    #[inline(always)]
+    fn is_excluded(&self, ip: &Ip) -> bool {
+        contains(&EXCLUDED, ip)
+    }
+
+    #[inline(always)]
+    fn is_included(&self, ip: &Ip) -> bool {
+        contains(&INCLUDED, ip)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, ip: &Ip) -> bool {
+        contains(&LOCALS, ip)
+    }
+}
+
+#[inline(always)]
+fn contains(trie: &LpmTrie<Ip, u32>, ip: &Ip) -> bool {
+    trie.get(Key::new(Prefix::FULL_BITS, *ip)).is_some()
+}
+
+/// How many numbers have been handed out.
+#[inline(always)]
+pub(crate) fn handed_out() -> Option<u64> {
+    HANDED_OUT.get_ptr(0).map(|count| {
+        // SAFETY: the map value is eight aligned bytes; other CPUs only add to it atomically.
+        unsafe { count.read_volatile() }
+    })
+}
+
+/// Takes the next number: nobody else gets this value.
+#[inline(always)]
+pub(crate) fn take_next() -> Option<u64> {
+    HANDED_OUT.get_ptr_mut(0).map(|count| {
+        // SAFETY: the map value is eight aligned bytes that live as long as the program.
+        unsafe { atomic::take_ticket(count) }
+    })
+}
+
+#[inline(always)]
+pub(crate) fn number_of(dst: &OrigDst) -> Option<Number> {
+    // SAFETY: values are four aligned bytes, which are read and written whole.
+    unsafe { NUMBERS.get(dst) }.copied()
+}
+
+/// Remembers the number for later connections. Failure costs a number next time, nothing else.
+#[inline(always)]
+pub(crate) fn remember(dst: &OrigDst, number: Number) {
+    let _: Result<(), i32> = NUMBERS.insert(dst, number, 0);
+}
+
+#[inline(always)]
+pub(crate) fn forget(dst: &OrigDst) {
+    let _: Result<(), i32> = NUMBERS.remove(dst);
+}
+
+/// A slot of the ring. Any CPU may read it at any time; only the CPU that took the number that
+/// belongs here writes more than the time.
+pub(crate) struct Slot(*mut Destination);
+
+impl Slot {
+    #[inline(always)]
+    pub(crate) fn at(index: u32) -> Option<Self> {
+        DESTINATIONS.get_ptr_mut(index).map(Self)
+    }
+
+    /// A copy; torn if another CPU writes the slot, which [`Destination::holds`] before and after
+    /// tells.
+    #[inline(always)]
+    pub(crate) fn read(&self) -> Destination {
+        // SAFETY: the pointer comes from a map lookup; every bit pattern is a value.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn touch(&self, now: Tick) {
+        // SAFETY: the pointer comes from a map lookup; the field is four aligned bytes.
+        unsafe { (&raw mut (*self.0).last_used).write_volatile(now) }
+    }
+
+    /// Empties the slot, then fills it: a reader sees the old, nothing, or the new.
+    #[inline(always)]
+    pub(crate) fn write(&self, destination: &Destination) {
+        // SAFETY: the pointer comes from a map lookup; the fields are aligned.
+        unsafe {
+            (&raw mut (*self.0).tagged).write_volatile(0);
+            (&raw mut (*self.0).dst).write_volatile(destination.dst);
+            (&raw mut (*self.0).last_used).write_volatile(destination.last_used);
+            (&raw mut (*self.0).tagged).write_volatile(destination.tagged);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn now() -> Tick {
+    // SAFETY: a helper without arguments.
+    Tick::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
+}
