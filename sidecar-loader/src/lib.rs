@@ -1,0 +1,27 @@
+//! The user side of sidecar-ebpf: configures, attaches, follows the pod, counts.
+//!
+//! [`run`] is the main job; it walks through the others in this order:
+//!
+//! - [`cli`]: flags as they were typed; [`config`]: what they mean;
+//! - [`privilege`], [`cgroup`], [`netns`]: may we, where, and in which network namespace;
+//! - [`redirect`]: one pod's redirect, put in place and taken away as a whole, out of [`program`]
+//!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes) and [`listeners`]
+//!   (the proxy's sockets);
+//! - [`snapshot`]: the counters at one moment; [`output`] and [`metrics`] show them.
+
+pub mod cgroup;
+pub mod cli;
+pub mod config;
+pub mod listeners;
+pub mod metrics;
+pub mod netns;
+pub mod network;
+mod object;
+pub mod output;
+pub mod privilege;
+pub mod program;
+pub mod redirect;
+pub mod run;
+pub mod snapshot;
+mod sys;
+pub mod tables;

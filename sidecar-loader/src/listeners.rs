@@ -1,0 +1,131 @@
+//! Finds the proxy's sockets that were listening before the programs were attached and registers
+//! them, as `sock_ops` does with those that come later.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    os::fd::OwnedFd,
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, MapError, SockMap};
+use procfs::{
+    FromReadSI, current_system_info,
+    net::{TcpNetEntries, TcpState},
+    process::{FDTarget, Process},
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use sidecar_ebpf_common::{addr::Port, maps::Listeners};
+
+use crate::{cgroup::Cgroup, netns::Netns};
+
+const BPF_NOEXIST: u64 = 1;
+
+/// The proxy's two ports, each with the slots its listeners go to.
+#[derive(Clone, Copy, Debug)]
+pub struct ProxyPorts {
+    pub outbound: Port,
+    pub inbound: Port,
+}
+
+impl ProxyPorts {
+    fn listeners(self, port: u16) -> Option<Listeners> {
+        if port == self.outbound.0 {
+            Some(Listeners::Outbound)
+        } else if port == self.inbound.0 {
+            Some(Listeners::Inbound)
+        } else {
+            None
+        }
+    }
+}
+
+/// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.
+/// Returns how many sockets were registered.
+pub fn register_existing(
+    map: &mut SockMap<MapData>,
+    ports: ProxyPorts,
+    netns: &Netns,
+    cgroup: &Cgroup,
+) -> Result<usize> {
+    let mut wanted = listening(ports, netns)?;
+    let mut registered = 0;
+    for pid in cgroup.processes() {
+        if wanted.is_empty() {
+            break;
+        }
+        for (inode, fd) in sockets_of(pid, &wanted.keys().copied().collect()) {
+            let Some(listeners) = wanted.remove(&inode) else {
+                continue;
+            };
+            match duplicate(pid, fd).and_then(|socket| register(map, listeners, &socket)) {
+                Ok(()) => registered += 1,
+                Err(error) => log::warn!(
+                    "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
+                ),
+            }
+        }
+    }
+    Ok(registered)
+}
+
+/// Inodes of the sockets that listen on the proxy's ports in the namespace.
+fn listening(ports: ProxyPorts, netns: &Netns) -> Result<BTreeMap<u64, Listeners>> {
+    netns.within(|| {
+        let mut found = BTreeMap::new();
+        // Of this thread, which is in the namespace, not of the process, which is not.
+        for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+            // A kernel without IPv6 has no tcp6.
+            let Ok(file) = File::open(path) else { continue };
+            let entries = TcpNetEntries::from_read(file, current_system_info())
+                .with_context(|| format!("reading {path}"))?;
+            for entry in entries.0 {
+                if entry.state == TcpState::Listen
+                    && let Some(listeners) = ports.listeners(entry.local_address.port())
+                {
+                    found.insert(entry.inode, listeners);
+                }
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// The descriptors of a process that are among `inodes`. A process that ended has none.
+fn sockets_of(pid: u32, inodes: &BTreeSet<u64>) -> Vec<(u64, i32)> {
+    let Ok(fds) = Process::new(pid as i32).and_then(|process| process.fd()) else {
+        return Vec::new();
+    };
+    fds.flatten()
+        .filter_map(|fd| match fd.target {
+            FDTarget::Socket(inode) if inodes.contains(&inode) => Some((inode, fd.fd)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Linux 5.6; needs CAP_SYS_PTRACE over the process.
+fn duplicate(pid: u32, fd: i32) -> Result<OwnedFd> {
+    let pid = Pid::from_raw(pid as i32).context("no such process")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+    pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).context("pidfd_getfd")
+}
+
+fn register(map: &mut SockMap<MapData>, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
+    for slot in listeners.first_slot()..listeners.first_slot() + Listeners::SLOTS {
+        match map.set(slot, socket, BPF_NOEXIST) {
+            Ok(()) => return Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => {
+                return Err(error)
+                    .context("entering it into the listener map (an MPTCP listener cannot be)");
+            }
+        }
+    }
+    log::warn!(
+        "all {} slots for the proxy's {listeners:?} listeners are taken",
+        Listeners::SLOTS
+    );
+    Ok(())
+}

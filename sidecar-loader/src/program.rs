@@ -1,0 +1,185 @@
+//! Loads and attaches the eBPF programs.
+
+use std::{
+    fs::File,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupAttachMode, Program, ProgramError},
+};
+use sidecar_ebpf_common::{counter::Hook, maps};
+
+use crate::{
+    cgroup::Cgroup,
+    netns::Netns,
+    object::OBJECT,
+    sys,
+    tables::{Tables, lock},
+};
+
+/// What the kernel calls a hook, and since when it has it.
+struct Spec {
+    program: &'static str,
+    /// `enum bpf_attach_type` (include/uapi/linux/bpf.h).
+    attach_type: u32,
+    since: &'static str,
+}
+
+fn spec(hook: Hook) -> Spec {
+    let (program, attach_type, since) = match hook {
+        Hook::Connect4 => ("sidecar_connect4", 10, "5.12 (atomic fetch-and-add)"),
+        Hook::Connect6 => ("sidecar_connect6", 11, "5.12 (atomic fetch-and-add)"),
+        Hook::Getsockopt => (
+            "sidecar_getsockopt",
+            21,
+            "5.15 (namespace cookie in getsockopt)",
+        ),
+        Hook::Getpeername4 => ("sidecar_getpeername4", 29, "5.8"),
+        Hook::Getpeername6 => ("sidecar_getpeername6", 30, "5.8"),
+        Hook::SockOps => ("sidecar_sock_ops", 3, "5.15 (namespace cookie in sock_ops)"),
+        Hook::SkLookup => ("sidecar_sk_lookup", 36, "5.9"),
+    };
+    Spec {
+        program,
+        attach_type,
+        since,
+    }
+}
+
+/// The loaded programs and their links; dropping it detaches all.
+pub struct Programs {
+    ebpf: Ebpf,
+    attached: Arc<Mutex<Vec<Hook>>>,
+}
+
+impl Programs {
+    /// Loads everything into the kernel; nothing is attached yet.
+    pub fn load(destinations: u32) -> Result<(Self, Tables)> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::NUMBERS, destinations)
+            .map_max_entries(maps::DESTINATIONS, destinations)
+            .load(OBJECT)
+            .map_err(Error::from)
+            .with_context(|| format!("creating the eBPF maps on Linux {}", kernel_release()))?;
+        for &hook in Hook::ALL {
+            load(&mut ebpf, hook)?;
+        }
+        let tables = Tables::take(&mut ebpf, destinations)?;
+        Ok((
+            Self {
+                ebpf,
+                attached: Arc::default(),
+            },
+            tables,
+        ))
+    }
+
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The hooks that are attached now.
+    pub fn attached(&self) -> Arc<Mutex<Vec<Hook>>> {
+        Arc::clone(&self.attached)
+    }
+
+    pub fn attach_to_cgroup(&mut self, hook: Hook, cgroup: &Cgroup) -> Result<()> {
+        // A link is always one of many, and "allow multiple" is an invalid flag for a link
+        // (`cgroup_bpf_link_attach`, kernel/bpf/cgroup.c).
+        let mode = CgroupAttachMode::Single;
+        let result = match program(&mut self.ebpf, hook)? {
+            Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
+            Program::CgroupSockopt(program) => program.attach(cgroup, mode).map(drop),
+            Program::SockOps(program) => program.attach(cgroup, mode).map(drop),
+            _ => bail!("{} does not attach to a cgroup", hook.name()),
+        };
+        result.map_err(|error| explain_attach(error, hook, cgroup))?;
+        lock(&self.attached).push(hook);
+        Ok(())
+    }
+
+    pub fn attach_to_netns(&mut self, netns: &Netns) -> Result<()> {
+        let hook = Hook::SkLookup;
+        let Program::SkLookup(program) = program(&mut self.ebpf, hook)? else {
+            bail!("{} does not attach to a network namespace", hook.name());
+        };
+        program
+            .attach(netns)
+            .with_context(|| format!("attaching {} to {netns}", hook.name()))?;
+        lock(&self.attached).push(hook);
+        Ok(())
+    }
+}
+
+fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
+    let name = spec(hook).program;
+    ebpf.program_mut(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
+}
+
+fn load(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
+    let result = match program(ebpf, hook)? {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => bail!(
+            "the eBPF object's program for {} is of another type",
+            hook.name()
+        ),
+    };
+    result.map_err(|error| explain_load(error, hook))
+}
+
+fn explain_load(error: ProgramError, hook: Hook) -> Error {
+    let Spec { since, .. } = spec(hook);
+    let hint = match &error {
+        ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied
+            && io_error.raw_os_error() == Some(libc::EPERM) =>
+            "the kernel refused for lack of privilege: run as root, or with CAP_BPF and CAP_NET_ADMIN".to_owned(),
+        _ => format!(
+            "this hook needs Linux {since}; this is {}. If the kernel is new enough, the verifier's words above say why",
+            kernel_release()
+        ),
+    };
+    Error::from(error).context(format!("loading the program for {}: {hint}", hook.name()))
+}
+
+fn explain_attach(error: ProgramError, hook: Hook, cgroup: &Cgroup) -> Error {
+    let mut text = format!("attaching {} to {}", hook.name(), cgroup.path().display());
+    if let Some(culprit) = exclusive_program(spec(hook).attach_type, cgroup) {
+        text += &format!("; {culprit}");
+    }
+    Error::from(error).context(text)
+}
+
+/// A program that was attached without "allow multiple" keeps others out of its cgroup and of all
+/// below it.
+fn exclusive_program(attach_type: u32, cgroup: &Cgroup) -> Option<String> {
+    const ALLOW_OVERRIDE: u32 = 1;
+    const ALLOW_MULTI: u32 = 2;
+    cgroup.ancestry().find_map(|path| {
+        let attached = sys::query_cgroup(File::open(path).ok()?, attach_type).ok()?;
+        let here = path == cgroup.path();
+        let blocks = attached.flags & ALLOW_MULTI == 0
+            && (here || attached.flags & ALLOW_OVERRIDE == 0);
+        (attached.programs > 0 && blocks).then(|| {
+            format!(
+                "another program is attached exclusively to {path}; \
+                 `bpftool cgroup show {path}` names it: detach it, or have it attached with the flag multi",
+                path = path.display()
+            )
+        })
+    })
+}
+
+pub fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}

@@ -1,0 +1,222 @@
+//! One pod's redirect: programs, tables and routes, put in place and taken away together.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result};
+use sidecar_ebpf_common::{
+    counter::Hook,
+    policy::{Policy, Scope, Settings, Switches},
+};
+
+use crate::{
+    cgroup::Cgroup,
+    config::Config,
+    listeners::{self, ProxyPorts},
+    netns::Netns,
+    network::Network,
+    program::Programs,
+    tables::{Tables, lock},
+};
+
+/// Whose sockets are redirected, and where the proxy's are.
+#[derive(Debug)]
+pub struct Cgroups {
+    pub pod: Cgroup,
+    /// Where the proxy runs, if that is not in the pod's cgroup.
+    pub proxy: Option<Cgroup>,
+}
+
+impl Cgroups {
+    /// Where listening sockets and questions for the original destination come from.
+    fn proxy(&self) -> &Cgroup {
+        self.proxy.as_ref().unwrap_or(&self.pod)
+    }
+}
+
+pub struct Redirect {
+    config: Config,
+    cgroups: Cgroups,
+    programs: Programs,
+    tables: Arc<Mutex<Tables>>,
+    pod: Option<Pod>,
+}
+
+/// The pod's network namespace, once it is known.
+struct Pod {
+    netns: Netns,
+    cookie: u64,
+    network: Network,
+    has_ipv6_rules: bool,
+}
+
+/// The hooks that ask the outbound rules. They come last and go first, so that no connection is
+/// redirected that nothing could answer for.
+const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
+const APPLICATION: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
+
+impl Redirect {
+    /// Loads the programs and fills the tables. Nothing is attached yet.
+    pub fn load(config: Config, cgroups: Cgroups) -> Result<Self> {
+        let (programs, mut tables) = Programs::load(config.destinations)?;
+        tables.set_ports(&config.ports)?;
+        tables.set_ranges(&config.included, &config.excluded)?;
+        Ok(Self {
+            config,
+            cgroups,
+            programs,
+            tables: Arc::new(Mutex::new(tables)),
+            pod: None,
+        })
+    }
+
+    /// Attaches to a pod whose namespace is known. What the proxy listens on already is registered
+    /// before inbound traffic is captured, so that no connection is refused meanwhile.
+    pub async fn attach(&mut self, netns: Netns) -> Result<()> {
+        self.enter(netns).await?;
+        self.attach_all(&[Hook::SockOps], Side::Proxy)?;
+        self.register_existing()?;
+        self.capture_inbound()?;
+        self.attach_all(&[Hook::Getsockopt], Side::Proxy)?;
+        self.attach_all(&APPLICATION, Side::Pod)?;
+        self.attach_all(&OUTBOUND, Side::Pod)
+    }
+
+    /// Attaches to a cgroup without processes: outbound applies at once, in every namespace but
+    /// the one with the cookie `spared`.
+    pub fn attach_waiting(&mut self, spared: u64) -> Result<()> {
+        self.set_policy(Scope::any_but(spared), self.config.settings(true))?;
+        self.attach_all(&[Hook::SockOps, Hook::Getsockopt], Side::Proxy)?;
+        self.attach_all(&APPLICATION, Side::Pod)?;
+        self.attach_all(&OUTBOUND, Side::Pod)
+    }
+
+    /// The pod has got its first process. Inbound is captured first: until the proxy's listeners
+    /// are registered it is refused, never passed.
+    pub async fn pod_started(&mut self, netns: Netns) -> Result<()> {
+        self.enter(netns).await?;
+        self.capture_inbound()?;
+        self.register_existing()
+    }
+
+    pub fn netns(&self) -> Option<(&Netns, u64)> {
+        self.pod.as_ref().map(|pod| (&pod.netns, pod.cookie))
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroups.pod
+    }
+
+    pub fn attached(&self) -> Arc<Mutex<Vec<Hook>>> {
+        self.programs.attached()
+    }
+
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    pub fn tables(&self) -> Arc<Mutex<Tables>> {
+        Arc::clone(&self.tables)
+    }
+
+    /// Waits until the pod's addresses or routes may have changed, and follows them.
+    pub async fn follow(&mut self) -> Result<()> {
+        let Some(pod) = &mut self.pod else {
+            return std::future::pending().await;
+        };
+        pod.network.changed().await?;
+        self.refresh().await
+    }
+
+    /// Detaches everything and removes the routes.
+    pub async fn detach(self) -> Result<()> {
+        drop(self.programs);
+        match self.pod {
+            Some(pod) => pod.network.remove().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn enter(&mut self, netns: Netns) -> Result<()> {
+        let cookie = netns.cookie()?;
+        let network = Network::open(&netns)?;
+        self.pod = Some(Pod {
+            netns,
+            cookie,
+            network,
+            has_ipv6_rules: true,
+        });
+        self.refresh().await
+    }
+
+    /// Reads addresses and routes, mirrors them, adds what is missing, and writes the policy.
+    async fn refresh(&mut self) -> Result<()> {
+        let Some(pod) = &mut self.pod else {
+            return Ok(());
+        };
+        let mut view = pod.network.view().await?;
+        if view.v4.is_some() || view.v6.is_some() {
+            pod.has_ipv6_rules = view.has_ipv6_rules(self.config.dual_stack);
+        }
+        match pod.network.install(&view, pod.has_ipv6_rules).await {
+            Ok(true) => view = pod.network.view().await?,
+            Ok(false) => {}
+            // An address may still be tentative, or lo down: the next change tries again. Until
+            // then IPv4 works with 127.0.0.1 as source, and IPv6 is refused.
+            Err(error) => log::warn!("{}: {error:#}", pod.netns),
+        }
+        let scope = Scope::only(pod.cookie);
+        let mut settings = self.config.settings(pod.has_ipv6_rules);
+        settings.switches = settings
+            .switches
+            .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE);
+        lock(&self.tables).set_locals(view.locals)?;
+        self.set_policy(scope, settings)
+    }
+
+    fn set_policy(&self, scope: Scope, settings: Settings) -> Result<()> {
+        lock(&self.tables).set_policy(&Policy::new(scope, settings))
+    }
+
+    fn attach_all(&mut self, hooks: &[Hook], side: Side) -> Result<()> {
+        let cgroup = match side {
+            Side::Pod => &self.cgroups.pod,
+            Side::Proxy => self.cgroups.proxy(),
+        };
+        hooks
+            .iter()
+            .try_for_each(|&hook| self.programs.attach_to_cgroup(hook, cgroup))
+    }
+
+    fn capture_inbound(&mut self) -> Result<()> {
+        match &self.pod {
+            Some(pod) => self.programs.attach_to_netns(&pod.netns),
+            None => Ok(()),
+        }
+    }
+
+    fn register_existing(&self) -> Result<()> {
+        let Some(pod) = &self.pod else { return Ok(()) };
+        let ports = ProxyPorts {
+            outbound: self.config.outbound_port,
+            inbound: self.config.inbound_port,
+        };
+        let found = listeners::register_existing(
+            lock(&self.tables).listeners(),
+            ports,
+            &pod.netns,
+            self.cgroups.proxy(),
+        )
+        .context("looking for the proxy's listening sockets")?;
+        if found > 0 {
+            log::info!("registered {found} sockets on which the proxy listens already");
+        }
+        Ok(())
+    }
+}
+
+/// To which cgroup a hook is attached.
+#[derive(Clone, Copy)]
+enum Side {
+    Pod,
+    Proxy,
+}

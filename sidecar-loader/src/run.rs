@@ -1,0 +1,306 @@
+//! The main job: attach, show the counters, follow the pod, detach.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    net::{SocketAddr, TcpListener},
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya_log::EbpfLogger;
+use sidecar_ebpf_common::counter::Hook;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    cgroup::Cgroup,
+    cli::{Cli, PodArgs},
+    config::Config,
+    metrics::{self, Sample},
+    netns::{self, Netns},
+    output::{self, Output, PodFound, Reader, Ready},
+    privilege,
+    program::Programs,
+    redirect::{Cgroups, Redirect},
+    snapshot::Snapshot,
+    tables::{Tables, lock},
+};
+
+/// How often an empty cgroup is looked at, and a pod that has ended is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How late a message of the programs may be shown.
+const LOG_LOOK: Duration = Duration::from_millis(500);
+
+pub async fn run(cli: Cli) -> Result<()> {
+    let environment = |name: &str| env::var(name).ok();
+    let config = Config::resolve(&cli.istio, &cli.unsupported, &cli.ring, &environment)?;
+    for note in &config.notes {
+        log::warn!("{note}");
+    }
+    privilege::check()?;
+    // From here on a signal means: undo.
+    let mut stop = Stop::listen()?;
+
+    let host = Netns::host()?;
+    let cgroups = open_cgroups(&cli.pod)?;
+    let netns = find_netns(&cli.pod, &cgroups.pod, &host)?;
+    let metrics = cli.output.metrics_addr.map(bind_metrics).transpose()?;
+
+    let mut redirect = Redirect::load(config, cgroups)?;
+    start_logging(redirect.programs())?;
+    let started = start(&mut redirect, netns, &host, cli.pod.allow_host_netns).await;
+    let mut session = Session {
+        output: output::stdout(cli.output.format(io::stdout().is_terminal())),
+        host,
+        last: Instant::now(),
+    };
+    let result = match started {
+        Ok(()) => {
+            serve_metrics(metrics.as_ref(), &mut redirect)?;
+            let every = cli
+                .output
+                .interval(cli.output.format(io::stdout().is_terminal()));
+            session
+                .watch(
+                    &mut redirect,
+                    metrics.map(|(_, addr)| addr),
+                    every,
+                    &mut stop,
+                )
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    let tables = redirect.tables();
+    let detached = redirect.detach().await;
+    // What made it stop matters more than what went wrong while cleaning up.
+    result?;
+    detached?;
+    let last = snapshot(&tables)?;
+    output::reader(session.output.finish(&last))
+        .context("writing to stdout")
+        .map(drop)
+}
+
+async fn start(
+    redirect: &mut Redirect,
+    netns: Option<Netns>,
+    host: &Netns,
+    allow_host: bool,
+) -> Result<()> {
+    match netns {
+        Some(netns) => redirect.attach(netns).await,
+        None => {
+            log::info!(
+                "{} has no process in a network namespace of its own yet: waiting; \
+                 outbound connections are redirected already",
+                redirect.cgroup().path().display()
+            );
+            redirect.attach_waiting(if allow_host { 0 } else { host.cookie()? })
+        }
+    }
+}
+
+/// What goes on between attaching and detaching.
+struct Session {
+    output: Box<dyn Output>,
+    host: Netns,
+    last: Instant,
+}
+
+impl Session {
+    async fn watch(
+        &mut self,
+        redirect: &mut Redirect,
+        metrics_addr: Option<SocketAddr>,
+        every: Duration,
+        stop: &mut Stop,
+    ) -> Result<()> {
+        let written = self.output.ready(&ready(redirect, metrics_addr));
+        if output::reader(written)? == Reader::Gone {
+            return Ok(());
+        }
+        let mut show = interval(every);
+        show.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let reader = tokio::select! {
+                () = stop.requested() => return Ok(()),
+                changed = redirect.follow() => changed.map(|()| Reader::Present)?,
+                _ = look.tick() => match self.look(redirect).await? {
+                    Some(reader) => reader,
+                    None => return Ok(()),
+                },
+                _ = show.tick() => self.show(redirect)?,
+            };
+            if reader == Reader::Gone {
+                log::info!("nobody reads the output any more: detaching");
+                return Ok(());
+            }
+        }
+    }
+
+    fn show(&mut self, redirect: &Redirect) -> Result<Reader> {
+        let elapsed = self.last.elapsed();
+        self.last = Instant::now();
+        let written = self
+            .output
+            .counters(&snapshot(&redirect.tables())?, elapsed);
+        output::reader(written).context("writing to stdout")
+    }
+
+    /// Looks for the pod's first process, or for its end: `None` says that the pod is gone.
+    async fn look(&mut self, redirect: &mut Redirect) -> Result<Option<Reader>> {
+        if !redirect.cgroup().exists() {
+            log::info!("{} is gone: detaching", redirect.cgroup().path().display());
+            return Ok(None);
+        }
+        if redirect.netns().is_some() {
+            return Ok(Some(Reader::Present));
+        }
+        let Some(netns) = netns::of_cgroup(redirect.cgroup(), &self.host)? else {
+            return Ok(Some(Reader::Present));
+        };
+        let name = netns.to_string();
+        redirect.pod_started(netns).await?;
+        let netns_cookie = redirect.netns().map_or(0, |(_, cookie)| cookie);
+        let found = PodFound {
+            netns: name,
+            netns_cookie,
+        };
+        let written = self.output.pod_found(&found);
+        output::reader(written)
+            .context("writing to stdout")
+            .map(Some)
+    }
+}
+
+fn open_cgroups(args: &PodArgs) -> Result<Cgroups> {
+    let pod = Cgroup::open("--cgroup", &args.cgroup)?;
+    let proxy = args
+        .proxy_cgroup
+        .as_deref()
+        .map(|path| Cgroup::open("--proxy-cgroup", path))
+        .transpose()?;
+    if let Some(proxy) = &proxy
+        && (pod.contains(proxy) || proxy.contains(&pod))
+    {
+        bail!(
+            "--proxy-cgroup {} and --cgroup {} must lie beside each other: the proxy's own \
+             connections are told by where it runs; a proxy inside the pod's cgroup is told by \
+             --proxy-uid and --proxy-gid instead",
+            proxy.path().display(),
+            pod.path().display()
+        );
+    }
+    Ok(Cgroups { pod, proxy })
+}
+
+/// The namespace that was named, or that of the pod's processes; `None` if there are none yet.
+fn find_netns(args: &PodArgs, pod: &Cgroup, host: &Netns) -> Result<Option<Netns>> {
+    let Some(named) = &args.netns else {
+        return netns::of_cgroup(pod, host);
+    };
+    let netns = Netns::open(named)?;
+    if netns.is(host) && !args.allow_host_netns {
+        bail!(
+            "{netns} is the host's own network namespace: redirecting it would capture the host's \
+             traffic; name the pod's with --netns, or say --allow-host-netns if you mean it"
+        );
+    }
+    Ok(Some(netns))
+}
+
+fn bind_metrics(addr: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(addr).with_context(|| format!("--metrics-addr {addr}: cannot listen"))?;
+    listener.set_nonblocking(true).context("--metrics-addr")?;
+    let addr = listener.local_addr().context("--metrics-addr")?;
+    Ok((listener, addr))
+}
+
+fn serve_metrics(bound: Option<&(TcpListener, SocketAddr)>, redirect: &mut Redirect) -> Result<()> {
+    let Some((listener, _)) = bound else {
+        return Ok(());
+    };
+    let listener = listener.try_clone().context("--metrics-addr")?;
+    let listener = tokio::net::TcpListener::from_std(listener).context("--metrics-addr")?;
+    let attached = redirect.attached();
+    let tables = redirect.tables();
+    let source = move || sample(&tables, &attached);
+    tokio::spawn(metrics::serve(listener, source));
+    Ok(())
+}
+
+fn sample(tables: &Mutex<Tables>, attached: &Mutex<Vec<Hook>>) -> Result<Sample> {
+    let tables = lock(tables);
+    Ok(Sample {
+        counters: Snapshot::new(tables.counters()?),
+        attached: lock(attached).clone(),
+        destinations: tables.destination_count() as u64,
+        destinations_max: tables.destination_max(),
+        destination_numbers: tables.numbers_handed_out()?,
+        local_addresses: tables.local_count() as u64,
+    })
+}
+
+fn snapshot(tables: &Arc<Mutex<Tables>>) -> Result<Snapshot> {
+    Ok(Snapshot::new(lock(tables).counters()?))
+}
+
+fn ready(redirect: &Redirect, metrics_addr: Option<SocketAddr>) -> Ready {
+    let netns = redirect.netns();
+    Ready {
+        version: env!("CARGO_PKG_VERSION"),
+        cgroup: redirect.cgroup().path().to_owned(),
+        netns: netns.map(|(netns, _)| netns.to_string()),
+        netns_cookie: netns.map(|(_, cookie)| cookie),
+        metrics_addr,
+        hooks: lock(&redirect.attached()).clone(),
+    }
+}
+
+/// Passes on what the programs log: rare events only.
+fn start_logging(programs: &mut Programs) -> Result<()> {
+    let mut logger = EbpfLogger::init(programs.ebpf()).context("reading the programs' log")?;
+    tokio::spawn(async move {
+        let mut look = interval(LOG_LOOK);
+        loop {
+            look.tick().await;
+            logger.flush();
+        }
+    });
+    Ok(())
+}
+
+/// The signals that end the loader.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("waiting for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        let interrupt = pin!(self.interrupt.recv());
+        let terminate = pin!(self.terminate.recv());
+        tokio::select! {
+            _ = interrupt => {}
+            _ = terminate => {}
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! System calls that no library wraps.
+#![expect(unsafe_code, reason = "raw system calls")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// The cookie of the network namespace a socket belongs to (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to live values of the lengths given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What is attached to a cgroup itself at one attach type.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) programs: u32,
+    /// `BPF_F_ALLOW_OVERRIDE`, `BPF_F_ALLOW_MULTI`, or 0: nothing may be attached below.
+    pub(crate) flags: u32,
+}
+
+/// `bpf(BPF_PROG_QUERY)`, Linux 4.15: the `query` member of `union bpf_attr`
+/// (include/uapi/linux/bpf.h). The kernel takes a prefix of the structure.
+pub(crate) fn query_cgroup(cgroup: impl AsFd, attach_type: u32) -> io::Result<Attached> {
+    const BPF_PROG_QUERY: libc::c_long = 16;
+
+    #[repr(C)]
+    struct Query {
+        target_fd: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        prog_cnt: u32,
+        zero: u32,
+    }
+
+    let mut query = Query {
+        target_fd: cgroup.as_fd().as_raw_fd() as u32,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: 0,
+        prog_cnt: 0,
+        zero: 0,
+    };
+    // SAFETY: the pointer is to a live structure of the size given; with `prog_ids` null and
+    // `prog_cnt` 0 the kernel writes into it only.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut query,
+            size_of::<Query>(),
+        )
+    };
+    // ENOSPC: there are programs, and no room for their ids was given. The counts are filled in.
+    match io::Error::last_os_error() {
+        error if result < 0 && error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
+        _ => Ok(Attached {
+            programs: query.prog_cnt,
+            flags: query.attach_flags,
+        }),
+    }
+}

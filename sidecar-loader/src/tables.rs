@@ -1,0 +1,156 @@
+//! Typed handles to the maps, and the one place that writes them.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockMap, lpm_trie::Key},
+};
+use sidecar_ebpf_common::{
+    addr::{Ip, OrigDst, Port, Prefix},
+    counter::Counter,
+    maps,
+    number::Number,
+    policy::{Policy, PortGroup, PortLists},
+};
+
+pub struct Tables {
+    policy: Array<MapData, Policy>,
+    ports: Array<MapData, PortGroup>,
+    included: LpmTrie<MapData, Ip, u32>,
+    excluded: LpmTrie<MapData, Ip, u32>,
+    locals: LpmTrie<MapData, Ip, u32>,
+    numbers: HashMap<MapData, OrigDst, Number>,
+    handed_out: Array<MapData, u64>,
+    listeners: SockMap<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    mirrored: BTreeSet<Prefix>,
+    destination_max: u64,
+}
+
+impl Tables {
+    pub fn take(ebpf: &mut Ebpf, destinations: u32) -> Result<Self> {
+        macro_rules! map {
+            ($kind:ident, $name:expr) => {
+                $kind::try_from(
+                    ebpf.take_map($name)
+                        .with_context(|| format!("no map {}", $name))?,
+                )
+                .with_context(|| format!("map {}", $name))?
+            };
+        }
+        Ok(Self {
+            policy: map!(Array, maps::POLICY),
+            ports: map!(Array, maps::PORTS),
+            included: map!(LpmTrie, maps::INCLUDED),
+            excluded: map!(LpmTrie, maps::EXCLUDED),
+            locals: map!(LpmTrie, maps::LOCALS),
+            numbers: map!(HashMap, maps::NUMBERS),
+            handed_out: map!(Array, maps::HANDED_OUT),
+            listeners: map!(SockMap, maps::LISTENERS),
+            counters: map!(PerCpuArray, maps::COUNTERS),
+            mirrored: BTreeSet::new(),
+            destination_max: u64::from(destinations),
+        })
+    }
+
+    pub fn set_policy(&mut self, policy: &Policy) -> Result<()> {
+        self.policy.set(0, policy, 0).context("writing the policy")
+    }
+
+    pub fn set_ports(&mut self, lists: &[(Port, PortLists)]) -> Result<()> {
+        let mut groups = std::collections::BTreeMap::<u32, PortGroup>::new();
+        for &(port, list) in lists {
+            groups
+                .entry(PortGroup::index(port))
+                .or_default()
+                .add(port, list);
+        }
+        for (index, group) in groups {
+            self.ports
+                .set(index, group, 0)
+                .context("writing the port lists")?;
+        }
+        Ok(())
+    }
+
+    pub fn set_ranges(&mut self, included: &[Prefix], excluded: &[Prefix]) -> Result<()> {
+        for prefix in included {
+            insert(&mut self.included, prefix).context("writing the included ranges")?;
+        }
+        for prefix in excluded {
+            insert(&mut self.excluded, prefix).context("writing the excluded ranges")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the map of local addresses equal to `locals`: new ones first, so that an address that
+    /// stays is never missing.
+    pub fn set_locals(&mut self, locals: BTreeSet<Prefix>) -> Result<()> {
+        for prefix in locals.difference(&self.mirrored) {
+            insert(&mut self.locals, prefix).context("mirroring a local address")?;
+        }
+        for prefix in self.mirrored.difference(&locals) {
+            match self.locals.remove(&key(prefix)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("forgetting a local address"),
+            }
+        }
+        self.mirrored = locals;
+        Ok(())
+    }
+
+    pub fn local_count(&self) -> usize {
+        self.mirrored.len()
+    }
+
+    pub fn listeners(&mut self) -> &mut SockMap<MapData> {
+        &mut self.listeners
+    }
+
+    /// How many destinations have a number now.
+    pub fn destination_count(&self) -> usize {
+        self.numbers.keys().flatten().count()
+    }
+
+    /// How many destinations can have one.
+    pub fn destination_max(&self) -> u64 {
+        self.destination_max
+    }
+
+    pub fn numbers_handed_out(&self) -> Result<u64> {
+        self.handed_out
+            .get(&0, 0)
+            .context("reading the number counter")
+    }
+
+    /// Every counter by [`Counter::index`], summed over the CPUs.
+    pub fn counters(&self) -> Result<Vec<u64>> {
+        (0..Counter::COUNT)
+            .map(|index| {
+                let values = self
+                    .counters
+                    .get(&index, 0)
+                    .context("reading the counters")?;
+                Ok(values.iter().sum())
+            })
+            .collect()
+    }
+}
+
+fn key(prefix: &Prefix) -> Key<Ip> {
+    Key::new(prefix.trie_bits(), prefix.ip)
+}
+
+fn insert(trie: &mut LpmTrie<MapData, Ip, u32>, prefix: &Prefix) -> Result<(), MapError> {
+    trie.insert(&key(prefix), 1, 0)
+}
+
+/// A panic elsewhere leaves what is locked here as valid as it was: each write is whole.
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
