@@ -97,9 +97,11 @@ fn sockets_of(pid: u32, inodes: &BTreeSet<u64>) -> Vec<(u64, i32)> {
         return Vec::new();
     };
     fds.flatten()
-        .filter_map(|fd| match fd.target {
-            FDTarget::Socket(inode) if inodes.contains(&inode) => Some((inode, fd.fd)),
-            _ => None,
+        .filter_map(|fd| {
+            let FDTarget::Socket(inode) = fd.target else {
+                return None;
+            };
+            inodes.contains(&inode).then_some((inode, fd.fd))
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, Program, ProgramError},
+    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, ProgramError, SkLookup, SockOps},
 };
 use sidecar_ebpf_common::{counter::Hook, maps};
 
@@ -91,11 +91,11 @@ impl Programs {
         // A link is always one of many, and "allow multiple" is an invalid flag for a link
         // (`cgroup_bpf_link_attach`, kernel/bpf/cgroup.c).
         let mode = CgroupAttachMode::Single;
-        let result = match program(&mut self.ebpf, hook)? {
-            Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
-            Program::CgroupSockopt(program) => program.attach(cgroup, mode).map(drop),
-            Program::SockOps(program) => program.attach(cgroup, mode).map(drop),
-            _ => bail!("{} does not attach to a cgroup", hook.name()),
+        let result = match hook_program(&mut self.ebpf, hook)? {
+            HookProgram::SockAddr(program) => program.attach(cgroup, mode).map(drop),
+            HookProgram::Sockopt(program) => program.attach(cgroup, mode).map(drop),
+            HookProgram::SockOps(program) => program.attach(cgroup, mode).map(drop),
+            HookProgram::SkLookup(_) => bail!("{} does not attach to a cgroup", hook.name()),
         };
         result.map_err(|error| explain_attach(error, hook, cgroup))?;
         lock(&self.attached).push(hook);
@@ -104,7 +104,7 @@ impl Programs {
 
     pub fn attach_to_netns(&mut self, netns: &Netns) -> Result<()> {
         let hook = Hook::SkLookup;
-        let Program::SkLookup(program) = program(&mut self.ebpf, hook)? else {
+        let HookProgram::SkLookup(program) = hook_program(&mut self.ebpf, hook)? else {
             bail!("{} does not attach to a network namespace", hook.name());
         };
         program
@@ -115,36 +115,53 @@ impl Programs {
     }
 }
 
-fn program(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program> {
+/// The program for a hook, by the type that hook has.
+enum HookProgram<'a> {
+    SockAddr(&'a mut CgroupSockAddr),
+    Sockopt(&'a mut CgroupSockopt),
+    SockOps(&'a mut SockOps),
+    SkLookup(&'a mut SkLookup),
+}
+
+fn hook_program(ebpf: &mut Ebpf, hook: Hook) -> Result<HookProgram<'_>> {
     let name = spec(hook).program;
-    ebpf.program_mut(name)
-        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    Ok(match hook {
+        Hook::Connect4 | Hook::Connect6 | Hook::Getpeername4 | Hook::Getpeername6 => {
+            HookProgram::SockAddr(program.try_into()?)
+        }
+        Hook::Getsockopt => HookProgram::Sockopt(program.try_into()?),
+        Hook::SockOps => HookProgram::SockOps(program.try_into()?),
+        Hook::SkLookup => HookProgram::SkLookup(program.try_into()?),
+    })
 }
 
 fn load(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
-    let result = match program(ebpf, hook)? {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSockopt(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        Program::SkLookup(program) => program.load(),
-        _ => bail!(
-            "the eBPF object's program for {} is of another type",
-            hook.name()
-        ),
+    let result = match hook_program(ebpf, hook)? {
+        HookProgram::SockAddr(program) => program.load(),
+        HookProgram::Sockopt(program) => program.load(),
+        HookProgram::SockOps(program) => program.load(),
+        HookProgram::SkLookup(program) => program.load(),
     };
     result.map_err(|error| explain_load(error, hook))
 }
 
 fn explain_load(error: ProgramError, hook: Hook) -> Error {
     let Spec { since, .. } = spec(hook);
-    let hint = match &error {
-        ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied
-            && io_error.raw_os_error() == Some(libc::EPERM) =>
-            "the kernel refused for lack of privilege: run as root, or with CAP_BPF and CAP_NET_ADMIN".to_owned(),
-        _ => format!(
-            "this hook needs Linux {since}; this is {}. If the kernel is new enough, the verifier's words above say why",
+    let refused = matches!(
+        &error,
+        ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM)
+    );
+    let hint = if refused {
+        "the kernel refuses for lack of privilege: run as root, or with CAP_BPF and CAP_NET_ADMIN"
+            .to_owned()
+    } else {
+        format!(
+            "needs Linux {since}, this is {}; if that is new enough, the verifier says why not",
             kernel_release()
-        ),
+        )
     };
     Error::from(error).context(format!("loading the program for {}: {hint}", hook.name()))
 }

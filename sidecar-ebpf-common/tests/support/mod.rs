@@ -2,7 +2,8 @@
 #![allow(
     dead_code,
     clippy::allow_attributes,
-    reason = "each test file uses its part, so no part is unused in all of them"
+    clippy::unwrap_used,
+    reason = "test data; each test file uses its part, so no part is unused in all of them"
 )]
 
 use std::net::IpAddr;
