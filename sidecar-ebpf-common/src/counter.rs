@@ -6,6 +6,8 @@ use crate::rule::{InboundRule, OutboundRule};
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Hook {
+    Bind4,
+    Bind6,
     Connect4,
     Connect6,
     Getsockopt,
@@ -17,6 +19,8 @@ pub enum Hook {
 
 impl Hook {
     pub const ALL: &'static [Self] = &[
+        Self::Bind4,
+        Self::Bind6,
         Self::Connect4,
         Self::Connect6,
         Self::Getsockopt,
@@ -28,6 +32,8 @@ impl Hook {
 
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Bind4 => "bind4",
+            Self::Bind6 => "bind6",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
             Self::Getsockopt => "getsockopt",
@@ -48,7 +54,7 @@ pub enum Reason {
     OtherNetns,
     /// More than half a ring of new destinations within the hold time: refused.
     TableFull,
-    /// A connection aimed at the address range of the redirect itself: refused.
+    /// A connection or a bind aimed at the address range of the redirect itself: refused.
     RedirectRange,
     /// A kernel helper or a map failed: refused.
     HelperFailed,
@@ -121,10 +127,14 @@ impl Reason {
 
     /// The hooks at which it can happen.
     pub const fn hooks(self) -> &'static [Hook] {
-        use Hook::{Connect4, Connect6, Getpeername4, Getpeername6, Getsockopt, SkLookup, SockOps};
+        use Hook::{
+            Bind4, Bind6, Connect4, Connect6, Getpeername4, Getpeername6, Getsockopt, SkLookup,
+            SockOps,
+        };
         match self {
             Self::OtherNetns => &[Connect4, Connect6, SockOps],
-            Self::TableFull | Self::RedirectRange | Self::BoundToDevice => &[Connect4, Connect6],
+            Self::TableFull | Self::BoundToDevice => &[Connect4, Connect6],
+            Self::RedirectRange => &[Bind4, Bind6, Connect4, Connect6],
             Self::HelperFailed => &[Connect4, Connect6, SkLookup],
             Self::NoListener | Self::ForeignSource => &[SkLookup],
             Self::StaleNumber => &[Getsockopt, Getpeername4, Getpeername6],

@@ -4,7 +4,7 @@
 //! when a SYN looks for a listener; tests and tools ask the same functions.
 
 use crate::{
-    addr::{Ip, Port},
+    addr::{Ip, OrigDst, Port},
     policy::{IdList, Policy, PortLists, Switches},
     rule::{InboundRule, OutboundRule},
 };
@@ -32,10 +32,24 @@ pub enum Source {
 /// The facts about a TCP connection that is about to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outbound {
-    pub source: Source,
-    pub dst: Ip,
-    pub port: Port,
-    pub owner: Owner,
+    source: Source,
+    dst: OrigDst,
+    owner: Owner,
+}
+
+impl Outbound {
+    /// `asked` is what `connect()` was called with; 0.0.0.0 and `::` become what they mean.
+    #[inline(always)]
+    pub fn new(owner: Owner, source: Source, asked: OrigDst) -> Self {
+        let dst = OrigDst::new(resolve_unspecified(asked.ip, source), asked.port);
+        Self { source, dst, owner }
+    }
+
+    /// Where the connection goes unless it is redirected.
+    #[inline(always)]
+    pub const fn dst(&self) -> &OrigDst {
+        &self.dst
+    }
 }
 
 /// The facts about a TCP connection that comes in from outside the pod.
@@ -60,14 +74,9 @@ pub trait Tables {
 /// Outbound: the chain `ISTIO_OUTPUT`.
 #[inline(always)]
 pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -> OutboundRule {
-    let Outbound {
-        source,
-        port,
-        owner,
-        ..
-    } = *flow;
+    let Outbound { source, dst, owner } = *flow;
+    let OrigDst { ip: dst, port, .. } = dst;
     let switches = policy.switches;
-    let dst = resolve_unspecified(flow.dst, source);
 
     if !dst.is_v4() && !switches.has(Switches::IPV6) {
         return OutboundRule::NoIpv6Rules;

@@ -42,8 +42,9 @@ pub enum Listeners {
 }
 
 impl Listeners {
-    /// More workers than this share the registered ones' reuseport group.
-    pub const SLOTS: u32 = 16;
+    /// More sockets than this are served through the registered ones' reuseport group. An Envoy with
+    /// 16 workers has 32 (IPv4 and IPv6), and twice that during a hot restart.
+    pub const SLOTS: u32 = 64;
     pub const ALL: [Self; 2] = [Self::Outbound, Self::Inbound];
 
     #[inline(always)]

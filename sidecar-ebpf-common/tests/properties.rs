@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use sidecar_ebpf_common::{
-    addr::Port,
+    addr::{OrigDst, Port},
     decide::{Inbound, Outbound, Owner, Source, decide_inbound, decide_outbound},
     rule::{InboundRule, OutboundRule},
 };
@@ -108,8 +108,8 @@ fn chain(wishes: &Wishes, v6: bool) -> Vec<(Vec<Match>, OutboundRule)> {
     rules
 }
 
-fn reference_outbound(wishes: &Wishes, flow: &Outbound) -> OutboundRule {
-    let dst = IpAddr::from(flow.dst);
+fn reference_outbound(wishes: &Wishes, flow: &Probe) -> OutboundRule {
+    let dst = IpAddr::from(flow.dst.ip);
     if dst.is_ipv6() && !wishes.ipv6 {
         return OutboundRule::NoIpv6Rules;
     }
@@ -121,7 +121,7 @@ fn reference_outbound(wishes: &Wishes, flow: &Outbound) -> OutboundRule {
     let packet = Packet {
         src,
         dst,
-        port: flow.port.0,
+        port: flow.dst.port.0,
         owner: flow.owner,
         out_lo,
     };
@@ -129,6 +129,14 @@ fn reference_outbound(wishes: &Wishes, flow: &Outbound) -> OutboundRule {
         .into_iter()
         .find(|(matches, _)| matches.iter().all(|m| m.holds(&packet)))
         .map_or(OutboundRule::EndOfChain, |(_, rule)| rule)
+}
+
+/// An outbound connection, in parts.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    owner: Owner,
+    source: Source,
+    dst: OrigDst,
 }
 
 fn reference_inbound(wishes: &Wishes, flow: &Inbound) -> InboundRule {
@@ -231,11 +239,12 @@ prop_compose! {
         port in select(PORTS),
         uid in select(IDS),
         gid in select(IDS),
-    ) -> Outbound {
+    ) -> Probe {
         let source = source
             .filter(|source| source.is_ipv6() == dst.is_ipv6())
             .map_or(Source::Unbound, |ip| Source::Bound(ip.into()));
-        Outbound { source, dst: dst.into(), port: Port(port), owner: Owner { uid, gid } }
+        let dst = OrigDst::new(dst.into(), Port(port));
+        Probe { owner: Owner { uid, gid }, source, dst }
     }
 }
 
@@ -244,7 +253,8 @@ proptest! {
 
     #[test]
     fn outbound_is_what_the_chain_says(wishes in wishes(), flow in outbound()) {
-        let rule = decide_outbound(&wishes.policy(), &flow, &wishes);
+        let asked = Outbound::new(flow.owner, flow.source, flow.dst);
+        let rule = decide_outbound(&wishes.policy(), &asked, &wishes);
         prop_assert_eq!(rule, reference_outbound(&wishes, &flow));
     }
 

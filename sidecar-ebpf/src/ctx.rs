@@ -23,8 +23,8 @@ use sidecar_ebpf_common::{
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
-/// lo in every network namespace (include/net/net_namespace.h).
-const LOOPBACK_IFINDEX: u32 = 1;
+/// An accepted MPTCP socket, of which `IPPROTO_TCP` are the subflows (include/uapi/linux/in.h).
+const IPPROTO_MPTCP: u32 = 262;
 
 /// Reads one field of a structure behind a raw pointer.
 macro_rules! field {
@@ -158,17 +158,15 @@ impl SockAddr {
         })
     }
 
-    /// Whether the socket is bound to a device (SO_BINDTODEVICE) other than lo. Its packets cannot
-    /// reach a local address that belongs to lo (`fib_table_lookup`, net/ipv4/fib_trie.c, skips next
-    /// hops on other devices) and would leave through the device instead.
+    /// Whether the socket is bound to a device (SO_BINDTODEVICE). Bound to any but lo, its packets
+    /// cannot reach an address that belongs to lo (`fib_table_lookup`, net/ipv4/fib_trie.c, skips
+    /// next hops on other devices) and would leave through the device instead. Bound to lo, it does
+    /// not see the answer, which is addressed to the pod's address and so belongs to another device.
     #[inline(always)]
     pub(crate) fn is_bound_to_device(&self) -> bool {
         self.socket().is_some_and(|socket| {
             // SAFETY: `socket` comes from the context and is not null.
-            !matches!(
-                unsafe { field!(socket, bound_dev_if) },
-                0 | LOOPBACK_IFINDEX
-            )
+            unsafe { field!(socket, bound_dev_if) != 0 }
         })
     }
 
@@ -202,10 +200,10 @@ pub(crate) fn current_owner() -> Owner {
 /// The context of the getsockopt hook.
 pub(crate) struct Sockopt(*mut bpf_sockopt);
 
-/// The local address of a socket.
-pub(crate) struct Local {
-    pub(crate) addr: OrigDst,
-    pub(crate) is_connected: bool,
+/// Both ends of a TCP connection.
+pub(crate) struct Ends {
+    pub(crate) local: OrigDst,
+    pub(crate) peer: Ip,
 }
 
 /// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN` (include/net/tcp_states.h).
@@ -249,23 +247,32 @@ impl Sockopt {
         unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 
+    /// `None` unless the socket is one end of a TCP connection.
     #[inline(always)]
-    pub(crate) fn local(&self) -> Option<Local> {
+    pub(crate) fn ends(&self) -> Option<Ends> {
         // SAFETY: the pointer is the program's context; its socket is checked for null.
         unsafe {
             let socket = field!(self.0, __bindgen_anon_1.sk);
-            if socket.is_null() {
+            if socket.is_null()
+                || !matches!(field!(socket, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
+                || UNCONNECTED_STATES.contains(&field!(socket, state))
+            {
                 return None;
             }
-            let ip = if sock_family(socket) == AF_INET6 {
-                Ip::from_v6_words(sock_src_ip6(socket))
+            let (ip, peer) = if sock_family(socket) == AF_INET6 {
+                (
+                    Ip::from_v6_words(sock_src_ip6(socket)),
+                    Ip::from_v6_words(words!(socket, dst_ip6)),
+                )
             } else {
-                Ip::from_v4_word(sock_src_ip4(socket))
+                (
+                    Ip::from_v4_word(sock_src_ip4(socket)),
+                    Ip::from_v4_word(field!(socket, dst_ip4)),
+                )
             };
-            let state = field!(socket, state);
-            Some(Local {
-                addr: OrigDst::new(ip, Port(field!(socket, src_port) as u16)),
-                is_connected: !UNCONNECTED_STATES.contains(&state),
+            Some(Ends {
+                local: OrigDst::new(ip, Port(field!(socket, src_port) as u16)),
+                peer,
             })
         }
     }

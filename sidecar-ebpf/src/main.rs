@@ -35,6 +35,16 @@ impl From<CgroupVerdict> for i32 {
     }
 }
 
+#[cgroup_sock_addr(bind4)]
+fn sidecar_bind4(ctx: SockAddrContext) -> i32 {
+    hooks::bind::v4(&SockAddr::new(&ctx)).into()
+}
+
+#[cgroup_sock_addr(bind6)]
+fn sidecar_bind6(ctx: SockAddrContext) -> i32 {
+    hooks::bind::v6(&SockAddr::new(&ctx)).into()
+}
+
 #[cgroup_sock_addr(connect4)]
 fn sidecar_connect4(ctx: SockAddrContext) -> i32 {
     hooks::connect::v4(&SockAddr::new(&ctx)).into()

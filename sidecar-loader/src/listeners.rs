@@ -1,5 +1,8 @@
-//! Finds the proxy's sockets that were listening before the programs were attached and registers
-//! them, as `sock_ops` does with those that come later.
+//! Finds the proxy's sockets that listen already and registers them, as `sock_ops` does with those
+//! that come later.
+//!
+//! `sock_ops` fills each port's slots from the first on; what is found here goes to the last ones.
+//! A socket may then have two slots, which does no harm: both empty when it closes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, MapError, SockMap};
+use aya::maps::{MapData, SockMap};
 use procfs::{
     FromReadSI, current_system_info,
     net::{TcpNetEntries, TcpState},
@@ -18,8 +21,6 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use sidecar_ebpf_common::{addr::Port, maps::Listeners};
 
 use crate::{cgroup::Cgroup, netns::Netns};
-
-const BPF_NOEXIST: u64 = 1;
 
 /// The proxy's two ports, each with the slots its listeners go to.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +48,9 @@ pub fn register_existing(
     ports: ProxyPorts,
     netns: &Netns,
     cgroup: &Cgroup,
-) -> Result<usize> {
+) -> Result<u32> {
     let mut wanted = listening(ports, netns)?;
-    let mut registered = 0;
+    let mut registered = Registered::default();
     for pid in cgroup.processes() {
         if wanted.is_empty() {
             break;
@@ -58,15 +59,15 @@ pub fn register_existing(
             let Some(listeners) = wanted.remove(&inode) else {
                 continue;
             };
-            match duplicate(pid, fd).and_then(|socket| register(map, listeners, &socket)) {
-                Ok(()) => registered += 1,
+            match duplicate(pid, fd).and_then(|socket| registered.add(map, listeners, &socket)) {
+                Ok(()) => {}
                 Err(error) => log::warn!(
                     "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
                 ),
             }
         }
     }
-    Ok(registered)
+    Ok(registered.outbound + registered.inbound)
 }
 
 /// Inodes of the sockets that listen on the proxy's ports in the namespace.
@@ -113,21 +114,34 @@ fn duplicate(pid: u32, fd: i32) -> Result<OwnedFd> {
     pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).context("pidfd_getfd")
 }
 
-fn register(map: &mut SockMap<MapData>, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
-    for slot in listeners.first_slot()..listeners.first_slot() + Listeners::SLOTS {
-        match map.set(slot, socket, BPF_NOEXIST) {
-            Ok(()) => return Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => {
-                return Err(error)
-                    .context("entering it into the listener map (an MPTCP listener cannot be)");
-            }
+/// How many sockets have been registered for each port.
+#[derive(Default)]
+struct Registered {
+    outbound: u32,
+    inbound: u32,
+}
+
+impl Registered {
+    fn add(
+        &mut self,
+        map: &mut SockMap<MapData>,
+        listeners: Listeners,
+        socket: &OwnedFd,
+    ) -> Result<()> {
+        let count = match listeners {
+            Listeners::Outbound => &mut self.outbound,
+            Listeners::Inbound => &mut self.inbound,
+        };
+        if *count == Listeners::SLOTS {
+            return Ok(());
         }
+        map.set(
+            listeners.first_slot() + Listeners::SLOTS - 1 - *count,
+            socket,
+            0,
+        )
+        .context("entering it into the listener map (an MPTCP listener cannot be)")?;
+        *count += 1;
+        Ok(())
     }
-    log::warn!(
-        "all {} slots for the proxy's {listeners:?} listeners are taken",
-        Listeners::SLOTS
-    );
-    Ok(())
 }

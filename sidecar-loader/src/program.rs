@@ -2,7 +2,6 @@
 
 use std::{
     fs::File,
-    io,
     sync::{Arc, Mutex},
 };
 
@@ -31,6 +30,8 @@ struct Spec {
 
 fn spec(hook: Hook) -> Spec {
     let (program, attach_type, since) = match hook {
+        Hook::Bind4 => ("sidecar_bind4", 8, "4.17"),
+        Hook::Bind6 => ("sidecar_bind6", 9, "4.17"),
         Hook::Connect4 => ("sidecar_connect4", 10, "5.12 (atomic fetch-and-add)"),
         Hook::Connect6 => ("sidecar_connect6", 11, "5.12 (atomic fetch-and-add)"),
         Hook::Getsockopt => (
@@ -129,9 +130,12 @@ fn hook_program(ebpf: &mut Ebpf, hook: Hook) -> Result<HookProgram<'_>> {
         .program_mut(name)
         .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
     Ok(match hook {
-        Hook::Connect4 | Hook::Connect6 | Hook::Getpeername4 | Hook::Getpeername6 => {
-            HookProgram::SockAddr(program.try_into()?)
-        }
+        Hook::Bind4
+        | Hook::Bind6
+        | Hook::Connect4
+        | Hook::Connect6
+        | Hook::Getpeername4
+        | Hook::Getpeername6 => HookProgram::SockAddr(program.try_into()?),
         Hook::Getsockopt => HookProgram::Sockopt(program.try_into()?),
         Hook::SockOps => HookProgram::SockOps(program.try_into()?),
         Hook::SkLookup => HookProgram::SkLookup(program.try_into()?),

@@ -1,10 +1,13 @@
 //! One pod's redirect: programs, tables and routes, put in place and taken away together.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
-    counter::Hook,
+    counter::{Counter, Hook, Reason},
     policy::{Policy, Scope, Settings, Switches},
 };
 
@@ -15,6 +18,7 @@ use crate::{
     netns::Netns,
     network::Network,
     program::Programs,
+    snapshot::Snapshot,
     tables::{Tables, lock},
 };
 
@@ -39,6 +43,37 @@ pub struct Redirect {
     programs: Programs,
     tables: Arc<Mutex<Tables>>,
     pod: Option<Pod>,
+    search: Search,
+}
+
+/// When the proxy's listening sockets are looked for again.
+#[derive(Default)]
+struct Search {
+    /// Connections refused so far because no registered socket was left.
+    refused: u64,
+    last: Option<Instant>,
+}
+
+impl Search {
+    /// After a refusal at once: the proxy may listen with sockets that found no slot. As long as
+    /// some found none, every now and then, so that a refusal is rare.
+    const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+    const WITHOUT_SLOT: Duration = Duration::from_secs(2);
+
+    fn is_due(&mut self, counters: &Snapshot) -> bool {
+        let refused = counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener));
+        let without_slot = counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull)) > 0;
+        let waited = |pause| self.last.is_none_or(|last| last.elapsed() >= pause);
+        let due = refused > self.refused && waited(Self::AFTER_REFUSAL)
+            || without_slot && waited(Self::WITHOUT_SLOT);
+        if due {
+            *self = Self {
+                refused,
+                last: Some(Instant::now()),
+            };
+        }
+        due
+    }
 }
 
 /// The pod's network namespace, once it is known.
@@ -52,7 +87,12 @@ struct Pod {
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
 /// redirected that nothing could answer for.
 const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
-const APPLICATION: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
+const APPLICATION: [Hook; 4] = [
+    Hook::Bind4,
+    Hook::Bind6,
+    Hook::Getpeername4,
+    Hook::Getpeername6,
+];
 
 impl Redirect {
     /// Loads the programs and fills the tables. Nothing is attached yet.
@@ -66,6 +106,7 @@ impl Redirect {
             programs,
             tables: Arc::new(Mutex::new(tables)),
             pod: None,
+            search: Search::default(),
         })
     }
 
@@ -125,6 +166,16 @@ impl Redirect {
         };
         pod.network.changed().await?;
         self.refresh().await
+    }
+
+    /// Registers the proxy's sockets anew if some may be missing.
+    pub fn look_for_listeners(&mut self) -> Result<()> {
+        let counters = lock(&self.tables).counters()?;
+        if self.search.is_due(&Snapshot::new(counters)) {
+            self.register_existing()
+        } else {
+            Ok(())
+        }
     }
 
     /// Detaches everything and removes the routes.
@@ -208,7 +259,7 @@ impl Redirect {
         )
         .context("looking for the proxy's listening sockets")?;
         if found > 0 {
-            log::info!("registered {found} sockets on which the proxy listens already");
+            log::info!("found {found} sockets on which the proxy listens already");
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use aya_log::EbpfLogger;
 use sidecar_ebpf_common::counter::Hook;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -31,8 +31,10 @@ use crate::{
     tables::{Tables, lock},
 };
 
-/// How often an empty cgroup is looked at, and a pod that has ended is noticed.
+/// How often an empty cgroup is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often a pod that runs is looked at: whether it is still there, and all its listeners known.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How late a message of the programs may be shown.
 const LOG_LOOK: Duration = Duration::from_millis(500);
@@ -128,16 +130,26 @@ impl Session {
         }
         let mut show = interval(every);
         show.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let pause = |redirect: &Redirect| {
+            if redirect.netns().is_some() {
+                LOOK_AGAIN
+            } else {
+                LOOK
+            }
+        };
+        let mut look = pin!(sleep(pause(redirect)));
         loop {
             let reader = tokio::select! {
                 () = stop.requested() => return Ok(()),
                 changed = redirect.follow() => changed.map(|()| Reader::Present)?,
-                _ = look.tick() => match self.look(redirect).await? {
-                    Some(reader) => reader,
-                    None => return Ok(()),
-                },
+                () = &mut look => {
+                    let seen = self.look(redirect).await?;
+                    look.as_mut().reset((Instant::now() + pause(redirect)).into());
+                    match seen {
+                        Some(reader) => reader,
+                        None => return Ok(()),
+                    }
+                }
                 _ = show.tick() => self.show(redirect)?,
             };
             if reader == Reader::Gone {
@@ -156,13 +168,15 @@ impl Session {
         output::reader(written).context("writing to stdout")
     }
 
-    /// Looks for the pod's first process, or for its end: `None` says that the pod is gone.
+    /// Looks after the pod: its first process, listeners that are missing, its end. `None` says
+    /// that it is gone.
     async fn look(&mut self, redirect: &mut Redirect) -> Result<Option<Reader>> {
         if !redirect.cgroup().exists() {
             log::info!("{} is gone: detaching", redirect.cgroup().path().display());
             return Ok(None);
         }
         if redirect.netns().is_some() {
+            redirect.look_for_listeners()?;
             return Ok(Some(Reader::Present));
         }
         let Some(netns) = netns::of_cgroup(redirect.cgroup(), &self.host)? else {

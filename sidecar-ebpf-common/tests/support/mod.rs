@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use sidecar_ebpf_common::{
-    addr::{Ip, Port},
+    addr::{Ip, OrigDst, Port},
     decide::{Inbound, Outbound, Owner, Source, Tables},
     policy::{IdList, Policy, PortLists, Scope, Settings, Switches},
 };
@@ -166,19 +166,15 @@ pub(crate) const PROXY: Owner = Owner {
 };
 
 pub(crate) fn out(owner: Owner, dst: &str, port: u16) -> Outbound {
-    Outbound {
-        source: Source::Unbound,
-        dst: ip(dst),
-        port: Port(port),
-        owner,
-    }
+    Outbound::new(owner, Source::Unbound, OrigDst::new(ip(dst), Port(port)))
 }
 
 pub(crate) fn out_from(owner: Owner, source: &str, dst: &str, port: u16) -> Outbound {
-    Outbound {
-        source: Source::Bound(ip(source)),
-        ..out(owner, dst, port)
-    }
+    Outbound::new(
+        owner,
+        Source::Bound(ip(source)),
+        OrigDst::new(ip(dst), Port(port)),
+    )
 }
 
 pub(crate) fn inbound(dst: &str, port: u16) -> Inbound {

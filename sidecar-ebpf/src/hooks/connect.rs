@@ -66,18 +66,13 @@ fn redirect(hook: ConnectHook, ctx: &SockAddr, dst: &OrigDst, source: Source) ->
     if Rewritten::from_ip(dst.ip).is_some() {
         return refuse(hook, Reason::RedirectRange);
     }
-    let flow = Outbound {
-        source,
-        dst: dst.ip,
-        port: dst.port,
-        owner: ctx::current_owner(),
-    };
+    let flow = Outbound::new(ctx::current_owner(), source, *dst);
     let rule = decide_outbound(policy, &flow, &Maps);
     count(Counter::Outbound(hook, rule));
     match rule.action() {
         Action::Pass => Outcome::Pass,
-        Action::ToOutbound => rewrite(hook, ctx, policy, dst, policy.outbound_port),
-        Action::ToInbound => rewrite(hook, ctx, policy, dst, policy.inbound_port),
+        Action::ToOutbound => rewrite(hook, ctx, policy, flow.dst(), policy.outbound_port),
+        Action::ToInbound => rewrite(hook, ctx, policy, flow.dst(), policy.inbound_port),
     }
 }
 

@@ -48,23 +48,23 @@ pub(crate) fn original_dst(ctx: &Sockopt) {
     }
 }
 
-/// Where the connection was going: what its number stands for, or, as conntrack says of a
-/// connection that was not redirected, where it is.
+/// Where the connection was going. A redirected one has a number at the proxy's end as local
+/// address and at the application's end as peer; any other is where it is, as conntrack says.
 #[inline(always)]
 fn answer(ctx: &Sockopt) -> Option<OrigDst> {
     let policy = maps::policy()?;
     if !policy.scope.covers(ctx.netns_cookie()) {
         return None;
     }
-    let local = ctx.local()?;
-    if !local.is_connected {
-        return None;
-    }
-    let Some(rewritten) = Rewritten::from_ip(local.addr.ip) else {
-        return Some(local.addr);
+    let ends = ctx.ends()?;
+    let Some(rewritten) =
+        Rewritten::from_ip(ends.local.ip).or_else(|| Rewritten::from_ip(ends.peer))
+    else {
+        return Some(ends.local);
     };
     match destinations::destination_of(policy, rewritten) {
-        Ok(asked) if asked.ip.is_v4() == local.addr.ip.is_v4() => Some(asked),
+        // The number of an IPv4 destination may not stand in an IPv6 address, nor the reverse.
+        Ok(asked) if asked.ip.is_v4() == rewritten.ip().is_v4() => Some(asked),
         Ok(_) => None,
         Err(reason) => {
             count(Counter::Other(Hook::Getsockopt, reason));

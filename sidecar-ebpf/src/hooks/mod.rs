@@ -1,5 +1,6 @@
 //! One file per kernel hook: read facts, ask, count, apply.
 
+pub(crate) mod bind;
 pub(crate) mod connect;
 pub(crate) mod getpeername;
 pub(crate) mod getsockopt;

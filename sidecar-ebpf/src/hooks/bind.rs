@@ -1,0 +1,32 @@
+//! `cgroup/bind4` and `bind6`: the redirect's own addresses are nobody's to bind. A socket that
+//! listens on one of them would get a redirected connection whenever the proxy does not listen.
+
+use sidecar_ebpf_common::{
+    addr::Ip,
+    counter::{Counter, Hook, Reason},
+    number::Rewritten,
+};
+
+use crate::{CgroupVerdict, count::count, ctx::SockAddr, maps};
+
+pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
+    keep_out(Hook::Bind4, ctx, ctx.address_v4())
+}
+
+pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
+    keep_out(Hook::Bind6, ctx, ctx.address_v6())
+}
+
+#[inline(always)]
+fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
+    if Rewritten::from_ip(ip).is_none() {
+        return CgroupVerdict::Allow;
+    }
+    match maps::policy() {
+        Some(policy) if !policy.scope.covers(ctx.netns_cookie()) => CgroupVerdict::Allow,
+        Some(_) | None => {
+            count(Counter::Other(hook, Reason::RedirectRange));
+            CgroupVerdict::Refuse
+        }
+    }
+}
