@@ -134,7 +134,7 @@ impl Reason {
         match self {
             Self::OtherNetns => &[Connect4, Connect6, SockOps],
             Self::TableFull | Self::BoundToDevice => &[Connect4, Connect6],
-            Self::RedirectRange => &[Bind4, Bind6, Connect4, Connect6],
+            Self::RedirectRange => &[Bind4, Bind6, Connect4, Connect6, SkLookup],
             Self::HelperFailed => &[Connect4, Connect6, SkLookup],
             Self::NoListener | Self::ForeignSource => &[SkLookup],
             Self::StaleNumber => &[Getsockopt, Getpeername4, Getpeername6],

@@ -18,6 +18,8 @@ pub const DESTINATIONS: &str = "DESTINATIONS";
 pub const HANDED_OUT: &str = "HANDED_OUT";
 /// Sockmap of the proxy's listening sockets, see [`Listeners`].
 pub const LISTENERS: &str = "LISTENERS";
+/// Array, [`Listeners::index`] → 1 if the proxy has a listening socket that no slot takes.
+pub const UNREGISTERED: &str = "UNREGISTERED";
 /// Per-CPU array of u64, see [`counter`](crate::counter).
 pub const COUNTERS: &str = "COUNTERS";
 
@@ -46,6 +48,11 @@ impl Listeners {
     /// 16 workers has 32 (IPv4 and IPv6), and twice that during a hot restart.
     pub const SLOTS: u32 = 64;
     pub const ALL: [Self; 2] = [Self::Outbound, Self::Inbound];
+
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
 
     #[inline(always)]
     pub const fn first_slot(self) -> u32 {

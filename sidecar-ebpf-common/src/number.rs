@@ -4,7 +4,7 @@
 //! a loopback address that carries the number, so whoever holds a socket of it can find the
 //! destination again, and nothing is stored per connection.
 //!
-//! Numbers are handed out from a counter that wraps at 2^23. A number's low bits name its slot in
+//! Numbers are handed out from a counter that wraps at 2^22. A number's low bits name its slot in
 //! a ring of [`Destination`]s, the bits above tell the laps of the ring apart: a slot that has been
 //! given to another destination answers the old number with "unknown", never with a wrong address.
 //!
@@ -22,21 +22,22 @@
 
 use crate::addr::{Ip, OrigDst};
 
-/// Bits of a number: what 127.128.0.0/9 leaves free.
-pub const NUMBER_BITS: u32 = 23;
+/// Bits of a number: what 127.128.0.0/10 leaves free.
+pub const NUMBER_BITS: u32 = 22;
 const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 
-/// 127.128.0.0/9: inside 127.0.0.0/8, so the kernel drops packets for it that come from outside
-/// (`ip_route_input_slow`, net/ipv4/route.c), and clear of 127.0.0.1 and Istio's 127.0.0.6.
+/// 127.128.0.0/10: inside 127.0.0.0/8, so the kernel drops packets for it that come from outside
+/// (`ip_route_input_slow`, net/ipv4/route.c), and clear of 127.0.0.1, Istio's 127.0.0.6 and the
+/// broadcast address 127.255.255.255.
 pub const V4_RANGE: u32 = 0x7f80_0000;
-pub const V4_RANGE_LEN: u32 = 9;
+pub const V4_RANGE_LEN: u32 = 10;
 
 /// fd73:6964:6563:6172::/64, a unique local prefix (RFC 4193) that the loader makes local to the
 /// pod's namespace: IPv6 has one loopback address only.
 pub const V6_RANGE: [u32; 2] = [0xfd73_6964, 0x6563_6172];
 pub const V6_RANGE_LEN: u32 = 64;
 
-/// The number of a destination: 23 bits.
+/// The number of a destination: 22 bits.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Number(u32);
@@ -53,7 +54,7 @@ impl Number {
         self.0 & ring_mask
     }
 
-    /// How many numbers have been handed out since this one, modulo 2^23.
+    /// How many numbers have been handed out since this one, modulo 2^22.
     #[inline(always)]
     pub const fn age(self, count: u64) -> u32 {
         (count as u32).wrapping_sub(self.0) & NUMBER_MASK
@@ -141,43 +142,47 @@ impl Tick {
     }
 }
 
-/// One slot of the ring.
-#[repr(C)]
+/// Which number lives in a slot, and when it was last handed out. Eight aligned bytes, so that it
+/// can be compared and exchanged as a whole.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Destination {
-    pub dst: OrigDst,
-    /// [`Destination::TAKEN`] bit and the number, or 0 for a slot that was never used.
-    pub tagged: u32,
-    /// When the number was last handed out.
+pub struct Tenant {
+    /// [`Tenant::TAKEN`] and the number, [`Tenant::CLAIMED`], or 0 for a slot that was never used.
+    tagged: u32,
     pub last_used: Tick,
 }
 
-const _: () = assert!(size_of::<Destination>() == 32);
+const _: () = assert!(size_of::<Tenant>() == 8);
 
-impl Destination {
+impl Tenant {
     /// Tells number 0 from an empty slot.
     const TAKEN: u32 = 1 << 31;
 
-    #[inline(always)]
-    pub const fn tag(number: Number) -> u32 {
-        number.0 | Self::TAKEN
-    }
+    /// What a new map holds: nobody has used the slot.
+    pub const EMPTY: Self = Self {
+        tagged: 0,
+        last_used: Tick(0),
+    };
+
+    /// Somebody is writing the slot: it holds no number, and nobody else may write it.
+    pub const CLAIMED: Self = Self {
+        tagged: 1 << 30,
+        last_used: Tick(0),
+    };
 
     #[inline(always)]
-    pub const fn new(dst: OrigDst, number: Number, last_used: Tick) -> Self {
+    pub const fn new(number: Number, last_used: Tick) -> Self {
         Self {
-            dst,
-            tagged: Self::tag(number),
+            tagged: number.0 | Self::TAKEN,
             last_used,
         }
     }
 
     #[inline(always)]
-    pub const fn holds(&self, number: Number) -> bool {
-        self.tagged == Self::tag(number)
+    pub const fn is(&self, number: Number) -> bool {
+        self.tagged == number.0 | Self::TAKEN
     }
 
-    /// The number that lives here, if any.
     #[inline(always)]
     pub const fn number(&self) -> Option<Number> {
         if self.tagged & Self::TAKEN != 0 {
@@ -187,9 +192,19 @@ impl Destination {
         }
     }
 
-    /// Whether another destination may have this slot.
+    /// Whether another destination may have the slot.
     #[inline(always)]
-    pub const fn is_free(&self, now: Tick, hold: u32) -> bool {
-        self.tagged == 0 || now.since(self.last_used) > hold
+    pub const fn may_go(&self, now: Tick, hold: u32) -> bool {
+        self.tagged == 0 || self.tagged & Self::TAKEN != 0 && now.since(self.last_used) > hold
     }
 }
+
+/// One slot of the ring.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Destination {
+    pub tenant: Tenant,
+    pub dst: OrigDst,
+}
+
+const _: () = assert!(size_of::<Destination>() == 32);

@@ -35,3 +35,24 @@ pub(crate) unsafe fn take_ticket(value: *mut u64) -> u64 {
     }
     ticket
 }
+
+/// Writes `new` if `expected` is there, and returns what was there. Same kernels as
+/// [`take_ticket`].
+///
+/// # Safety
+///
+/// `value` must point to eight aligned bytes of a map value.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(value: *mut u64, expected: u64, new: u64) -> u64 {
+    let found: u64;
+    // SAFETY: the caller's promise. The instruction compares with r0 and leaves what it found there.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({value} + 0, r0, {new})",
+            value = in(reg) value,
+            new = in(reg) new,
+            inout("r0") expected => found,
+        );
+    }
+    found
+}

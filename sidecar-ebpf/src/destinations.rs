@@ -4,7 +4,7 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::Reason,
-    number::{Destination, Number, Rewritten, Tick},
+    number::{Destination, Number, Rewritten, Tenant, Tick},
     policy::Policy,
 };
 
@@ -34,9 +34,10 @@ pub(crate) fn number_for(policy: &Policy, dst: &OrigDst) -> Result<Number, Reaso
 pub(crate) fn destination_of(policy: &Policy, rewritten: Rewritten) -> Result<OrigDst, Reason> {
     let number = rewritten.number().ok_or(Reason::StaleNumber)?;
     let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::StaleNumber)?;
-    let found = slot.read();
-    if found.holds(number) && slot.read().holds(number) {
-        Ok(found.dst)
+    let before = slot.tenant();
+    let dst = slot.dst();
+    if before.is(number) && slot.tenant().is(number) {
+        Ok(dst)
     } else {
         Err(Reason::StaleNumber)
     }
@@ -65,11 +66,11 @@ impl Known {
 fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
     let number = maps::number_of(dst)?;
     let slot = Slot::at(number.slot(policy.ring_mask))?;
-    let found = slot.read();
-    found.holds(number).then_some(Known {
+    let tenant = slot.tenant();
+    tenant.is(number).then_some(Known {
         number,
         slot,
-        last_used: found.last_used,
+        last_used: tenant.last_used,
     })
 }
 
@@ -77,16 +78,20 @@ fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
 fn allocate(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
     let number = Number::from_count(maps::take_next().ok_or(Reason::HelperFailed)?);
     let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::HelperFailed)?;
-    let previous = slot.read();
-    if !previous.is_free(now, policy.hold) {
+    let previous = slot.tenant();
+    if !previous.may_go(now, policy.hold) || !slot.claim(previous) {
         return Err(Reason::TableFull);
     }
-    if let Some(old) = previous.number()
-        && maps::number_of(&previous.dst) == Some(old)
-    {
-        maps::forget(&previous.dst);
+    if let Some(old) = previous.number() {
+        let old_dst = slot.dst();
+        if maps::number_of(&old_dst) == Some(old) {
+            maps::forget(&old_dst);
+        }
     }
-    slot.write(&Destination::new(*dst, number, now));
+    slot.write(&Destination {
+        tenant: Tenant::new(number, now),
+        dst: *dst,
+    });
     maps::remember(dst, number);
     Ok(number)
 }

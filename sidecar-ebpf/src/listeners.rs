@@ -17,6 +17,8 @@ use crate::ctx::{self, AF_INET6};
 static LISTENERS: SockMap = SockMap::with_max_entries(Listeners::SLOTS * 2, 0);
 
 const BPF_NOEXIST: u64 = 1;
+/// -EEXIST.
+const TAKEN: i64 = -17;
 
 /// Where a connection comes from decides which listeners it could have reached by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,9 +31,19 @@ pub(crate) enum From {
     Outside,
 }
 
-/// Enters a socket that starts to listen; `false` if all slots are taken.
+/// What became of a socket that starts to listen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Registration {
+    Done,
+    /// All slots are taken.
+    Full,
+    /// A socket that a sockmap does not take: MPTCP.
+    Impossible,
+}
+
+/// Enters a socket that starts to listen.
 #[inline(always)]
-pub(crate) fn register(ops: &SockOpsContext, listeners: Listeners) -> bool {
+pub(crate) fn register(ops: &SockOpsContext, listeners: Listeners) -> Registration {
     for i in 0..Listeners::SLOTS {
         let mut slot = listeners.first_slot() + i;
         // SAFETY: the context is the program's own, the map is a sockmap and the key a u32.
@@ -43,11 +55,13 @@ pub(crate) fn register(ops: &SockOpsContext, listeners: Listeners) -> bool {
                 BPF_NOEXIST,
             )
         };
-        if result == 0 {
-            return true;
+        match result {
+            0 => return Registration::Done,
+            TAKEN => {}
+            _ => return Registration::Impossible,
         }
     }
-    false
+    Registration::Full
 }
 
 /// Hands the connection to the first live listener that may have it; `false` if there is none.

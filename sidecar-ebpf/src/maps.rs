@@ -14,8 +14,8 @@ use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
     decide::Tables,
-    maps::{DEFAULT_DESTINATIONS, MAX_LOCALS, MAX_RANGES},
-    number::{Destination, Number, Tick},
+    maps::{DEFAULT_DESTINATIONS, Listeners, MAX_LOCALS, MAX_RANGES},
+    number::{Destination, Number, Tenant, Tick},
     policy::{Policy, PortGroup, PortLists},
 };
 
@@ -39,6 +39,8 @@ static NUMBERS: HashMap<OrigDst, Number> =
 static DESTINATIONS: Array<Destination> = Array::with_max_entries(DEFAULT_DESTINATIONS, 0);
 #[map]
 static HANDED_OUT: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static UNREGISTERED: Array<u32> = Array::with_max_entries(Listeners::ALL.len() as u32, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
@@ -123,8 +125,7 @@ pub(crate) fn forget(dst: &OrigDst) {
     let _: Result<(), i32> = NUMBERS.remove(dst);
 }
 
-/// A slot of the ring. Any CPU may read it at any time; only the CPU that took the number that
-/// belongs here writes more than the time.
+/// A slot of the ring. Any CPU may read it at any time; only one that has claimed it writes it.
 pub(crate) struct Slot(*mut Destination);
 
 impl Slot {
@@ -133,31 +134,65 @@ impl Slot {
         DESTINATIONS.get_ptr_mut(index).map(Self)
     }
 
-    /// A copy; torn if another CPU writes the slot, which [`Destination::holds`] before and after
-    /// tells.
     #[inline(always)]
-    pub(crate) fn read(&self) -> Destination {
+    pub(crate) fn tenant(&self) -> Tenant {
+        // SAFETY: the pointer comes from a map lookup; eight aligned bytes are read at once.
+        unsafe { (&raw const (*self.0).tenant).read_volatile() }
+    }
+
+    /// A copy; torn if another CPU writes the slot meanwhile, which looking at the tenant before
+    /// and after tells.
+    #[inline(always)]
+    pub(crate) fn dst(&self) -> OrigDst {
         // SAFETY: the pointer comes from a map lookup; every bit pattern is a value.
-        unsafe { self.0.read_volatile() }
+        unsafe { (&raw const (*self.0).dst).read_volatile() }
     }
 
     #[inline(always)]
     pub(crate) fn touch(&self, now: Tick) {
         // SAFETY: the pointer comes from a map lookup; the field is four aligned bytes.
-        unsafe { (&raw mut (*self.0).last_used).write_volatile(now) }
+        unsafe { (&raw mut (*self.0).tenant.last_used).write_volatile(now) }
     }
 
-    /// Empties the slot, then fills it: a reader sees the old, nothing, or the new.
+    /// Takes the slot from the tenant that was seen in it; fails if that has changed, also if its
+    /// number has been handed out again.
     #[inline(always)]
-    pub(crate) fn write(&self, destination: &Destination) {
-        // SAFETY: the pointer comes from a map lookup; the fields are aligned.
+    pub(crate) fn claim(&self, seen: Tenant) -> bool {
+        let (seen, claimed) = (word(seen), word(Tenant::CLAIMED));
+        // SAFETY: the pointer comes from a map lookup; the tenant is eight aligned bytes.
         unsafe {
-            (&raw mut (*self.0).tagged).write_volatile(0);
-            (&raw mut (*self.0).dst).write_volatile(destination.dst);
-            (&raw mut (*self.0).last_used).write_volatile(destination.last_used);
-            (&raw mut (*self.0).tagged).write_volatile(destination.tagged);
+            atomic::compare_exchange((&raw mut (*self.0).tenant).cast(), seen, claimed) == seen
         }
     }
+
+    /// Only after [`Slot::claim`].
+    #[inline(always)]
+    pub(crate) fn write(&self, destination: &Destination) {
+        // SAFETY: the pointer comes from a map lookup; nobody else writes a claimed slot.
+        unsafe {
+            (&raw mut (*self.0).dst).write_volatile(destination.dst);
+            (&raw mut (*self.0).tenant).write_volatile(destination.tenant);
+        }
+    }
+}
+
+#[inline(always)]
+fn word(tenant: Tenant) -> u64 {
+    // SAFETY: both are eight bytes without padding.
+    unsafe { core::mem::transmute(tenant) }
+}
+
+/// Whether the proxy has a listening socket that could not be registered.
+#[inline(always)]
+pub(crate) fn has_unregistered(listeners: Listeners) -> bool {
+    UNREGISTERED
+        .get(listeners.index())
+        .is_some_and(|flag| *flag != 0)
+}
+
+#[inline(always)]
+pub(crate) fn set_unregistered(listeners: Listeners) {
+    let _: Result<(), i32> = UNREGISTERED.set(listeners.index(), 1_u32, 0);
 }
 
 #[inline(always)]

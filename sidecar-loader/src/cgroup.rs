@@ -30,6 +30,13 @@ impl Cgroup {
                 where_cgroup2_is()
             )
         })?;
+        if !dir.metadata().is_ok_and(|meta| meta.is_dir()) {
+            bail!(
+                "{flag} {}: not a directory; {}",
+                path.display(),
+                where_cgroup2_is()
+            );
+        }
         let kind = fstatfs(&dir).with_context(|| format!("{flag} {}: statfs", path.display()))?;
         if kind.filesystem_type() != CGROUP2_SUPER_MAGIC {
             bail!(

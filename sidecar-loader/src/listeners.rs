@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, SockMap};
 use procfs::{
     FromReadSI, current_system_info,
     net::{TcpNetEntries, TcpState},
@@ -20,7 +19,7 @@ use procfs::{
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use sidecar_ebpf_common::{addr::Port, maps::Listeners};
 
-use crate::{cgroup::Cgroup, netns::Netns};
+use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
 
 /// The proxy's two ports, each with the slots its listeners go to.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +43,7 @@ impl ProxyPorts {
 /// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.
 /// Returns how many sockets were registered.
 pub fn register_existing(
-    map: &mut SockMap<MapData>,
+    tables: &mut Tables,
     ports: ProxyPorts,
     netns: &Netns,
     cgroup: &Cgroup,
@@ -59,7 +58,7 @@ pub fn register_existing(
             let Some(listeners) = wanted.remove(&inode) else {
                 continue;
             };
-            match duplicate(pid, fd).and_then(|socket| registered.add(map, listeners, &socket)) {
+            match duplicate(pid, fd).and_then(|socket| registered.add(tables, listeners, &socket)) {
                 Ok(()) => {}
                 Err(error) => log::warn!(
                     "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
@@ -122,12 +121,7 @@ struct Registered {
 }
 
 impl Registered {
-    fn add(
-        &mut self,
-        map: &mut SockMap<MapData>,
-        listeners: Listeners,
-        socket: &OwnedFd,
-    ) -> Result<()> {
+    fn add(&mut self, tables: &mut Tables, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
         let count = match listeners {
             Listeners::Outbound => &mut self.outbound,
             Listeners::Inbound => &mut self.inbound,
@@ -135,12 +129,11 @@ impl Registered {
         if *count == Listeners::SLOTS {
             return Ok(());
         }
-        map.set(
-            listeners.first_slot() + Listeners::SLOTS - 1 - *count,
-            socket,
-            0,
-        )
-        .context("entering it into the listener map (an MPTCP listener cannot be)")?;
+        let slot = listeners.first_slot() + Listeners::SLOTS - 1 - *count;
+        if let Err(error) = tables.set_listener(slot, socket) {
+            tables.set_unregistered(listeners)?;
+            return Err(error).context("a sockmap does not take it; is it MPTCP?");
+        }
         *count += 1;
         Ok(())
     }

@@ -11,7 +11,9 @@ const ERROR: u8 = 2;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+    // netlink-proto warns of each dump that was read to its end.
+    let filter = env_logger::Env::default().default_filter_or("info,netlink_proto=error");
+    env_logger::Builder::from_env(filter)
         .format_target(false)
         .init();
     match run::run(cli).await {

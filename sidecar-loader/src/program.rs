@@ -8,7 +8,11 @@ use std::{
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, ProgramError, SkLookup, SockOps},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, CgroupSockopt, ProgramError, SkLookup, SockOps,
+        cgroup_sock_addr::CgroupSockAddrLink, cgroup_sockopt::CgroupSockoptLink,
+        sk_lookup::SkLookupLink, sock_ops::SockOpsLink,
+    },
 };
 use sidecar_ebpf_common::{counter::Hook, maps};
 
@@ -53,6 +57,8 @@ fn spec(hook: Hook) -> Spec {
 
 /// The loaded programs and their links; dropping it detaches all.
 pub struct Programs {
+    /// In the order of attachment. Before `ebpf`, so that links go before programs.
+    links: Vec<HeldLink>,
     ebpf: Ebpf,
     attached: Arc<Mutex<Vec<Hook>>>,
 }
@@ -72,6 +78,7 @@ impl Programs {
         let tables = Tables::take(&mut ebpf, destinations)?;
         Ok((
             Self {
+                links: Vec::new(),
                 ebpf,
                 attached: Arc::default(),
             },
@@ -92,14 +99,25 @@ impl Programs {
         // A link is always one of many, and "allow multiple" is an invalid flag for a link
         // (`cgroup_bpf_link_attach`, kernel/bpf/cgroup.c).
         let mode = CgroupAttachMode::Single;
-        let result = match hook_program(&mut self.ebpf, hook)? {
-            HookProgram::SockAddr(program) => program.attach(cgroup, mode).map(drop),
-            HookProgram::Sockopt(program) => program.attach(cgroup, mode).map(drop),
-            HookProgram::SockOps(program) => program.attach(cgroup, mode).map(drop),
+        let link = match hook_program(&mut self.ebpf, hook)? {
+            HookProgram::SockAddr(program) => program
+                .attach(cgroup, mode)
+                .and_then(|id| program.take_link(id))
+                .map(HeldLink::SockAddr),
+            HookProgram::Sockopt(program) => program
+                .attach(cgroup, mode)
+                .and_then(|id| program.take_link(id))
+                .map(HeldLink::Sockopt),
+            HookProgram::SockOps(program) => program
+                .attach(cgroup, mode)
+                .and_then(|id| program.take_link(id))
+                .map(HeldLink::SockOps),
             HookProgram::SkLookup(_) => bail!("{} does not attach to a cgroup", hook.name()),
         };
-        result.map_err(|error| explain_attach(error, hook, cgroup))?;
-        lock(&self.attached).push(hook);
+        self.hold(
+            hook,
+            link.map_err(|error| explain_attach(error, hook, cgroup))?,
+        );
         Ok(())
     }
 
@@ -108,12 +126,33 @@ impl Programs {
         let HookProgram::SkLookup(program) = hook_program(&mut self.ebpf, hook)? else {
             bail!("{} does not attach to a network namespace", hook.name());
         };
-        program
+        let link = program
             .attach(netns)
+            .and_then(|id| program.take_link(id))
             .with_context(|| format!("attaching {} to {netns}", hook.name()))?;
-        lock(&self.attached).push(hook);
+        self.hold(hook, HeldLink::SkLookup(link));
         Ok(())
     }
+
+    /// Detaches what was attached last first; the programs stay loaded.
+    pub fn detach(&mut self) {
+        lock(&self.attached).clear();
+        while self.links.pop().is_some() {}
+    }
+
+    fn hold(&mut self, hook: Hook, link: HeldLink) {
+        self.links.push(link);
+        lock(&self.attached).push(hook);
+    }
+}
+
+/// A link that detaches when it is dropped.
+#[expect(dead_code, reason = "held for what dropping it does")]
+enum HeldLink {
+    SockAddr(CgroupSockAddrLink),
+    Sockopt(CgroupSockoptLink),
+    SockOps(SockOpsLink),
+    SkLookup(SkLookupLink),
 }
 
 /// The program for a hook, by the type that hook has.

@@ -178,10 +178,11 @@ impl Redirect {
         }
     }
 
-    /// Detaches everything and removes the routes.
-    pub async fn detach(self) -> Result<()> {
-        drop(self.programs);
-        match self.pod {
+    /// Detaches everything and removes the routes. The programs stay loaded, and can be attached
+    /// again.
+    pub async fn detach(&mut self) -> Result<()> {
+        self.programs.detach();
+        match self.pod.take() {
             Some(pod) => pod.network.remove().await,
             None => Ok(()),
         }
@@ -252,7 +253,7 @@ impl Redirect {
             inbound: self.config.inbound_port,
         };
         let found = listeners::register_existing(
-            lock(&self.tables).listeners(),
+            &mut lock(&self.tables),
             ports,
             &pod.netns,
             self.cgroups.proxy(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::fd::AsRawFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,7 +14,7 @@ use aya::{
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
-    maps,
+    maps::{self, Listeners},
     number::Number,
     policy::{Policy, PortGroup, PortLists},
 };
@@ -27,6 +28,7 @@ pub struct Tables {
     numbers: HashMap<MapData, OrigDst, Number>,
     handed_out: Array<MapData, u64>,
     listeners: SockMap<MapData>,
+    unregistered: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     mirrored: BTreeSet<Prefix>,
     destination_max: u64,
@@ -52,6 +54,7 @@ impl Tables {
             numbers: map!(HashMap, maps::NUMBERS),
             handed_out: map!(Array, maps::HANDED_OUT),
             listeners: map!(SockMap, maps::LISTENERS),
+            unregistered: map!(Array, maps::UNREGISTERED),
             counters: map!(PerCpuArray, maps::COUNTERS),
             mirrored: BTreeSet::new(),
             destination_max: u64::from(destinations),
@@ -108,8 +111,16 @@ impl Tables {
         self.mirrored.len()
     }
 
-    pub fn listeners(&mut self) -> &mut SockMap<MapData> {
-        &mut self.listeners
+    /// Enters a listening socket of the proxy.
+    pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<(), MapError> {
+        self.listeners.set(slot, socket, 0)
+    }
+
+    /// Says that the proxy has a listening socket that no slot takes.
+    pub fn set_unregistered(&mut self, listeners: Listeners) -> Result<()> {
+        self.unregistered
+            .set(listeners.index(), 1, 0)
+            .context("noting a listener that cannot be registered")
     }
 
     /// How many destinations have a number now.

@@ -31,13 +31,19 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
             ..Needs::default()
         },
     )?;
-    let loader = everything(workspace, ready.bpf()?)?;
-    step(format_args!("built {}", loader.display()));
+    let built = everything(workspace, ready.bpf()?)?;
+    step(format_args!("built {}", built.loader.display()));
     Ok(())
 }
 
-/// Builds the object and the loader; the loader's path.
-pub(crate) fn everything(workspace: &Workspace, tools: &BpfTools) -> Result<PathBuf> {
+/// The two halves, built.
+pub(crate) struct Built {
+    pub(crate) object: PathBuf,
+    pub(crate) loader: PathBuf,
+}
+
+/// Builds the object and the loader.
+pub(crate) fn everything(workspace: &Workspace, tools: &BpfTools) -> Result<Built> {
     let object = object(workspace, tools)?;
     step("loader");
     let mut cargo = host_cargo();
@@ -50,8 +56,9 @@ pub(crate) fn everything(workspace: &Workspace, tools: &BpfTools) -> Result<Path
         "ebpf",
     ]);
     lock(workspace, &mut cargo);
-    run_command(cargo.env(OBJECT_VARIABLE, object))?;
-    existing(workspace.target.join("release/loader"))
+    run_command(cargo.env(OBJECT_VARIABLE, &object))?;
+    let loader = existing(workspace.target.join("release/loader"))?;
+    Ok(Built { object, loader })
 }
 
 /// Builds the eBPF programs; the object's path.

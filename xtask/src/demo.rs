@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         ..Needs::default()
     };
     let ready = setup::run(workspace, needs)?;
-    let loader = compile::everything(workspace, ready.bpf()?)?;
+    let built = compile::everything(workspace, ready.bpf()?)?;
 
     step("demo");
     let mut cargo = host_cargo();
@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 
     // sudo drops the environment, so env comes after it.
     let mut demo = as_root("env");
-    demo.arg(format!("SIDECAR_LOADER={}", loader.display()));
+    demo.arg(format!("SIDECAR_LOADER={}", built.loader.display()));
     if let Some(envoy) = ready.envoy {
         demo.arg(format!("SIDECAR_ENVOY={}", envoy.display()));
     }

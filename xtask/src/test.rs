@@ -42,7 +42,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     } else {
         step("only the kernel tests that were named; the host's are left out");
     }
-    let loader = compile::everything(workspace, ready.bpf()?)?;
+    let built = compile::everything(workspace, ready.bpf()?)?;
 
     step("kernel tests, as root");
     let mut cargo = host_cargo();
@@ -61,7 +61,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     cargo.arg("--").args(kernel_arguments(&args.args));
     cargo
-        .env("SIDECAR_LOADER", loader)
+        .env(compile::OBJECT_VARIABLE, built.object)
+        .env("SIDECAR_LOADER", built.loader)
         .env("SIDECAR_ENVOY", envoy);
     if !machine::is_root() {
         cargo.env(runner_variable(), "sudo -E");

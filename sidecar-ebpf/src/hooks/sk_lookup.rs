@@ -65,20 +65,27 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
 fn is_from_pod(remote: &Ip) -> bool {
-    remote.is_loopback() || Maps.is_local(remote)
+    remote.is_loopback() || Rewritten::from_ip(*remote).is_some() || Maps.is_local(remote)
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
-/// 127.0.0.1 only or some application is bound to the very address. Without one the normal lookup
-/// finds a listener that cannot register (MPTCP), or resets.
+/// 127.0.0.1 only or some application is bound to the very address.
 #[inline(always)]
 fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
-    if port == policy.outbound_port {
-        listeners::assign(ctx.0, dst, Listeners::Outbound, From::Pod);
+    let listeners = if port == policy.outbound_port {
+        Listeners::Outbound
     } else if port == policy.inbound_port {
-        listeners::assign(ctx.0, dst, Listeners::Inbound, From::Pod);
+        Listeners::Inbound
+    } else {
+        return drop(Reason::RedirectRange);
+    };
+    // The normal lookup is for a listener that cannot register, if there is one; otherwise it could
+    // only find somebody else's.
+    if listeners::assign(ctx.0, dst, listeners, From::Pod) || maps::has_unregistered(listeners) {
+        LookupVerdict::Pass
+    } else {
+        drop(Reason::NoListener)
     }
-    LookupVerdict::Pass
 }
 
 #[inline(always)]

@@ -1,12 +1,17 @@
 //! `sock_ops`: the proxy's sockets register when they start to listen.
 
-use aya_log_ebpf::info;
+use aya_log_ebpf::{info, warn};
 use sidecar_ebpf_common::{
     counter::{Counter, Hook, Reason},
     maps::Listeners,
 };
 
-use crate::{count::count, ctx::SockOps, listeners, maps};
+use crate::{
+    count::count,
+    ctx::SockOps,
+    listeners::{self, Registration},
+    maps,
+};
 
 pub(crate) fn listen(ctx: &SockOps<'_>) {
     if !ctx.starts_to_listen() {
@@ -30,9 +35,15 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
         count(Counter::Other(Hook::SockOps, Reason::OtherNetns));
         return;
     }
-    if listeners::register(ctx.0, of) {
-        info!(ctx.0, "the proxy listens on port {}", port.0);
-    } else {
-        count(Counter::Other(Hook::SockOps, Reason::SlotsFull));
+    match listeners::register(ctx.0, of) {
+        Registration::Done => info!(ctx.0, "the proxy listens on port {}", port.0),
+        Registration::Full => count(Counter::Other(Hook::SockOps, Reason::SlotsFull)),
+        Registration::Impossible => {
+            maps::set_unregistered(of);
+            warn!(
+                ctx.0,
+                "the proxy listens on port {} with a socket that cannot be registered", port.0
+            );
+        }
     }
 }
