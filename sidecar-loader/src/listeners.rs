@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     os::fd::OwnedFd,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -17,9 +18,13 @@ use procfs::{
     process::{FDTarget, Process},
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use sidecar_ebpf_common::{addr::Port, maps::Listeners};
+use sidecar_ebpf_common::{
+    addr::Port,
+    counter::{Counter, Hook, Reason},
+    maps::Listeners,
+};
 
-use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
+use crate::{cgroup::Cgroup, netns::Netns, snapshot::Snapshot, tables::Tables};
 
 /// The proxy's two ports, each with the slots its listeners go to.
 #[derive(Clone, Copy, Debug)]
@@ -136,5 +141,35 @@ impl Registered {
         }
         *count += 1;
         Ok(())
+    }
+}
+
+/// When the proxy's listening sockets are looked for again.
+#[derive(Default)]
+pub struct Search {
+    /// Connections refused so far because no registered socket was left.
+    refused: u64,
+    last: Option<Instant>,
+}
+
+impl Search {
+    /// After a refusal at once: the proxy may listen with sockets that found no slot. As long as
+    /// some found none, every now and then, so that a refusal is rare.
+    const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+    const WITHOUT_SLOT: Duration = Duration::from_secs(2);
+
+    pub fn is_due(&mut self, counters: &Snapshot) -> bool {
+        let refused = counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener));
+        let without_slot = counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull)) > 0;
+        let waited = |pause| self.last.is_none_or(|last| last.elapsed() >= pause);
+        let due = refused > self.refused && waited(Self::AFTER_REFUSAL)
+            || without_slot && waited(Self::WITHOUT_SLOT);
+        if due {
+            *self = Self {
+                refused,
+                last: Some(Instant::now()),
+            };
+        }
+        due
     }
 }

@@ -1,22 +1,19 @@
 //! One pod's redirect: programs, tables and routes, put in place and taken away together.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
-    counter::{Counter, Hook, Reason},
+    counter::Hook,
     policy::{Policy, Scope, Settings, Switches},
 };
 
 use crate::{
     cgroup::Cgroup,
     config::Config,
-    listeners::{self, ProxyPorts},
+    listeners::{self, ProxyPorts, Search},
     netns::Netns,
-    network::Network,
+    network::{Ipv6Rules, Network},
     program::Programs,
     snapshot::Snapshot,
     tables::{Tables, lock},
@@ -46,42 +43,12 @@ pub struct Redirect {
     search: Search,
 }
 
-/// When the proxy's listening sockets are looked for again.
-#[derive(Default)]
-struct Search {
-    /// Connections refused so far because no registered socket was left.
-    refused: u64,
-    last: Option<Instant>,
-}
-
-impl Search {
-    /// After a refusal at once: the proxy may listen with sockets that found no slot. As long as
-    /// some found none, every now and then, so that a refusal is rare.
-    const AFTER_REFUSAL: Duration = Duration::from_secs(1);
-    const WITHOUT_SLOT: Duration = Duration::from_secs(2);
-
-    fn is_due(&mut self, counters: &Snapshot) -> bool {
-        let refused = counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener));
-        let without_slot = counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull)) > 0;
-        let waited = |pause| self.last.is_none_or(|last| last.elapsed() >= pause);
-        let due = refused > self.refused && waited(Self::AFTER_REFUSAL)
-            || without_slot && waited(Self::WITHOUT_SLOT);
-        if due {
-            *self = Self {
-                refused,
-                last: Some(Instant::now()),
-            };
-        }
-        due
-    }
-}
-
 /// The pod's network namespace, once it is known.
 struct Pod {
     netns: Netns,
     cookie: u64,
     network: Network,
-    has_ipv6_rules: bool,
+    ipv6_rules: Ipv6Rules,
 }
 
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
@@ -195,7 +162,7 @@ impl Redirect {
             netns,
             cookie,
             network,
-            has_ipv6_rules: true,
+            ipv6_rules: Ipv6Rules::Undecided,
         });
         self.refresh().await
     }
@@ -206,10 +173,8 @@ impl Redirect {
             return Ok(());
         };
         let mut view = pod.network.view().await?;
-        if view.v4.is_some() || view.v6.is_some() {
-            pod.has_ipv6_rules = view.has_ipv6_rules(self.config.dual_stack);
-        }
-        match pod.network.install(&view, pod.has_ipv6_rules).await {
+        pod.ipv6_rules = pod.ipv6_rules.decide(&view, self.config.dual_stack);
+        match pod.network.install(&view, pod.ipv6_rules.exist()).await {
             Ok(true) => view = pod.network.view().await?,
             Ok(false) => {}
             // An address may still be tentative, or lo down: the next change tries again. Until
@@ -217,7 +182,7 @@ impl Redirect {
             Err(error) => log::warn!("{}: {error:#}", pod.netns),
         }
         let scope = Scope::only(pod.cookie);
-        let mut settings = self.config.settings(pod.has_ipv6_rules);
+        let mut settings = self.config.settings(pod.ipv6_rules.exist());
         settings.switches = settings
             .switches
             .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE);

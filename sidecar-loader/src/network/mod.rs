@@ -1,10 +1,9 @@
 //! The pod's network namespace by netlink: which addresses are local, and the routes that make the
 //! redirect's ranges local with the pod's address as source.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+mod view;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
@@ -21,6 +20,8 @@ use sidecar_ebpf_common::{
 };
 use tokio::{runtime, task::JoinHandle};
 
+use self::view::RangeRoute;
+pub use self::view::{Ipv6Rules, View};
 use crate::netns::Netns;
 
 /// `LOOPBACK_IFINDEX` (include/net/net_namespace.h): the same in every namespace.
@@ -38,44 +39,6 @@ pub struct Network {
     changes: Box<dyn Stream<Item = ()> + Send + Unpin>,
     connection: JoinHandle<()>,
     added_passthrough: bool,
-}
-
-/// What is there now.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// Every address and prefix that is local, the redirect's own ranges left out.
-    pub locals: BTreeSet<Prefix>,
-    /// The first IPv4 address that is neither loopback nor link-local.
-    pub v4: Option<Ipv4Addr>,
-    /// The first such IPv6 address.
-    pub v6: Option<Ipv6Addr>,
-    has_passthrough: bool,
-    v4_route: Option<RangeRoute>,
-    v6_route: Option<RangeRoute>,
-}
-
-/// A route for one of the redirect's ranges, with its source address.
-#[derive(Debug, PartialEq, Eq)]
-struct RangeRoute {
-    source: Option<IpAddr>,
-}
-
-impl View {
-    /// Whether Istio would install IPv6 rules: the pod has no IPv4 address, or has one of each and
-    /// dual stack is on (`getLocalIP`, tools/istio-iptables/pkg/cmd/root.go; Go lists interface
-    /// addresses as the kernel dumps them, IPv4 first). Before there is any address: yes.
-    pub fn has_ipv6_rules(&self, dual_stack: bool) -> bool {
-        match (self.v4, self.v6) {
-            (Some(_), Some(_)) => dual_stack,
-            (Some(_), None) => false,
-            (None, _) => true,
-        }
-    }
-
-    /// Whether a rewritten IPv6 connection stays in the pod.
-    pub fn has_ipv6_route(&self) -> bool {
-        self.v6_route.is_some()
-    }
 }
 
 impl Network {
@@ -131,7 +94,7 @@ impl Network {
     /// source, and `::6`. Returns whether anything was changed.
     pub async fn install(&mut self, view: &View, ipv6: bool) -> Result<bool> {
         let mut changed = false;
-        // 127.128.0.0/9 is local without a route too; the route is for the source address.
+        // 127.128.0.0/10 is local without a route too; the route is for the source address.
         if let Some(source) = view.v4
             && view.v4_route
                 != Some(RangeRoute {
@@ -235,7 +198,13 @@ impl Network {
                 Some(IpAddr::V4(ip)) if !ip.is_loopback() && !ip.is_link_local() => {
                     view.v4.get_or_insert(ip);
                 }
-                Some(IpAddr::V6(PASSTHROUGH_V6)) => view.has_passthrough = true,
+                Some(IpAddr::V6(PASSTHROUGH_V6)) => {
+                    view.has_passthrough = true;
+                    // Its local route follows from a work queue (`addrconf_dad_work`,
+                    // net/ipv6/addrconf.c), after the proxy may have used it.
+                    view.locals
+                        .insert(Prefix::new(IpAddr::from(PASSTHROUGH_V6).into(), 128));
+                }
                 Some(IpAddr::V6(ip)) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
                     view.v6.get_or_insert(ip);
                 }
@@ -347,29 +316,9 @@ fn v6_range() -> String {
 mod tests {
     use super::*;
 
-    fn view(v4: Option<&str>, v6: Option<&str>) -> View {
-        View {
-            v4: v4.map(|ip| ip.parse().unwrap()),
-            v6: v6.map(|ip| ip.parse().unwrap()),
-            ..View::default()
-        }
-    }
-
-    #[test]
-    fn ipv6_rules_exist_as_with_istio() {
-        let both = view(Some("10.0.0.1"), Some("fd00::1"));
-        assert!(!both.has_ipv6_rules(false));
-        assert!(both.has_ipv6_rules(true));
-        let v4 = view(Some("10.0.0.1"), None);
-        assert!(!v4.has_ipv6_rules(false) && !v4.has_ipv6_rules(true));
-        let v6 = view(None, Some("fd00::1"));
-        assert!(v6.has_ipv6_rules(false) && v6.has_ipv6_rules(true));
-        assert!(view(None, None).has_ipv6_rules(false));
-    }
-
     #[test]
     fn the_ranges_are_those_of_the_programs() {
-        assert_eq!(v4_range(), "127.128.0.0/9");
+        assert_eq!(v4_range(), "127.128.0.0/10");
         assert_eq!(v6_range(), "fd73:6964:6563:6172::/64");
         let ip: sidecar_ebpf_common::addr::Ip = IpAddr::from(v6_range_address()).into();
         assert!(Rewritten::from_ip(ip).is_some());
