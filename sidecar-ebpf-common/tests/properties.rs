@@ -1,5 +1,6 @@
 //! The decision against a reference that is nothing but the list of rules, each with its matches,
 //! walked from the top: written for clarity, and the other way round from `decide`.
+#![expect(clippy::unwrap_used, reason = "test data")]
 
 mod support;
 

@@ -3,14 +3,17 @@
 
 mod view;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_route::{
-        address::AddressAttribute,
+        address::{AddressAttribute, AddressFlags},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
 };
@@ -18,7 +21,7 @@ use sidecar_ebpf_common::{
     addr::Prefix,
     number::{Rewritten, V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6_RANGE_LEN},
 };
-use tokio::{runtime, task::JoinHandle};
+use tokio::{runtime, task::JoinHandle, time::sleep};
 
 use self::view::RangeRoute;
 pub use self::view::{Ipv6Rules, View};
@@ -130,9 +133,9 @@ impl Network {
             changed = true;
         }
         if !view.has_passthrough {
-            let request = self.handle.address().add(LO, PASSTHROUGH_V6.into(), 128);
-            request.execute().await.context("adding ::6/128 to lo")?;
-            self.added_passthrough = true;
+            self.add_passthrough()
+                .await
+                .context("adding ::6/128 to lo")?;
             changed = true;
         }
         Ok(changed)
@@ -168,6 +171,25 @@ impl Network {
         }
     }
 
+    /// Adds `::6`, usable at once, and waits for its local route, which a work queue adds
+    /// (`addrconf_dad_work`, net/ipv6/addrconf.c): until then an answer to `::6` is lost.
+    async fn add_passthrough(&mut self) -> Result<()> {
+        let mut request = self.handle.address().add(LO, PASSTHROUGH_V6.into(), 128);
+        let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+        request.message_mut().attributes.push(flags);
+        request.execute().await?;
+        self.added_passthrough = true;
+        let route = Prefix::new(IpAddr::from(PASSTHROUGH_V6).into(), 128);
+        for _ in 0..200 {
+            if self.view().await?.locals.contains(&route) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        log::warn!("::6 on lo has no local route yet; inbound IPv6 may stall for a moment");
+        Ok(())
+    }
+
     async fn remove_passthrough(&self) -> Result<()> {
         let mut addresses = self
             .handle
@@ -198,13 +220,7 @@ impl Network {
                 Some(IpAddr::V4(ip)) if !ip.is_loopback() && !ip.is_link_local() => {
                     view.v4.get_or_insert(ip);
                 }
-                Some(IpAddr::V6(PASSTHROUGH_V6)) => {
-                    view.has_passthrough = true;
-                    // Its local route follows from a work queue (`addrconf_dad_work`,
-                    // net/ipv6/addrconf.c), after the proxy may have used it.
-                    view.locals
-                        .insert(Prefix::new(IpAddr::from(PASSTHROUGH_V6).into(), 128));
-                }
+                Some(IpAddr::V6(PASSTHROUGH_V6)) => view.has_passthrough = true,
                 Some(IpAddr::V6(ip)) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
                     view.v6.get_or_insert(ip);
                 }
