@@ -15,11 +15,19 @@ pub const PASSTHROUGH_V4: Ip = Ip::from_v4(core::net::Ipv4Addr::new(127, 0, 0, 6
 /// `::6`, the same for IPv6.
 pub const PASSTHROUGH_V6: Ip = Ip::from_v6(core::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
-/// Who owns a socket, in the numbering of the rules.
+/// Who owns a socket, in the numbering of the initial user namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
     pub uid: u32,
     pub gid: u32,
+}
+
+impl Owner {
+    /// What the kernel itself owns: no user has this id, so it is "not the proxy".
+    pub const NOBODY: Self = Self {
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
 }
 
 /// The address a socket is bound to before it connects.

@@ -8,7 +8,8 @@
 //! 4. [`decide`]: facts in, rule out. Nothing else in the project decides;
 //! 5. [`number`]: how a destination travels inside a loopback address;
 //! 6. [`counter`]: what is counted, and where in the counter map;
-//! 7. [`maps`]: names and capacities of the maps.
+//! 7. [`maps`]: names and capacities of the maps;
+//! 8. [`owner`]: where the kernel keeps the owner of a socket.
 //!
 //! Every type that lies in a map is `repr(C)` without implicit padding, and its size is asserted
 //! beside it. Multi-byte addresses are in network byte order, ports in host byte order.
@@ -20,6 +21,7 @@ pub mod counter;
 pub mod decide;
 pub mod maps;
 pub mod number;
+pub mod owner;
 #[cfg(feature = "user")]
 mod pod;
 pub mod policy;

@@ -23,6 +23,9 @@ pub const UNREGISTERED: &str = "UNREGISTERED";
 /// Per-CPU array of u64, see [`counter`](crate::counter).
 pub const COUNTERS: &str = "COUNTERS";
 
+/// Global of the programs: [`CredentialOffsets`](crate::owner::CredentialOffsets).
+pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
+
 /// Ranges per list. Tries allocate entries as they are added, so the bound costs nothing.
 pub const MAX_RANGES: u32 = 65_536;
 /// Local addresses and local prefixes of one network namespace.

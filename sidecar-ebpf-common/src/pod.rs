@@ -4,6 +4,7 @@
 use crate::{
     addr::{Ip, OrigDst},
     number::{Destination, Number},
+    owner::CredentialOffsets,
     policy::{Policy, PortGroup},
 };
 
@@ -15,4 +16,12 @@ macro_rules! plain {
     )*};
 }
 
-plain!(Ip, OrigDst, Number, Destination, Policy, PortGroup);
+plain!(
+    Ip,
+    OrigDst,
+    Number,
+    Destination,
+    Policy,
+    PortGroup,
+    CredentialOffsets
+);

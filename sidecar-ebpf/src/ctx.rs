@@ -12,12 +12,12 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sockopt},
-    helpers::{bpf_get_current_uid_gid, bpf_get_netns_cookie},
+    helpers::bpf_get_netns_cookie,
     programs::{SkLookupContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
-    decide::{Owner, Source},
+    decide::Source,
 };
 
 pub(crate) const AF_INET: u32 = 2;
@@ -79,11 +79,11 @@ impl SockAddr {
         Self(ctx.sock_addr)
     }
 
-    /// Also true for the subflows of an MPTCP socket.
+    /// An MPTCP socket connects by subflows, which are TCP; its peer is asked of the socket itself.
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         // SAFETY: the pointer is the program's context.
-        unsafe { field!(self.0, protocol) == IPPROTO_TCP }
+        matches!(unsafe { field!(self.0, protocol) }, IPPROTO_TCP | IPPROTO_MPTCP)
     }
 
     /// The address of an AF_INET call: a destination, or a peer.
@@ -171,7 +171,7 @@ impl SockAddr {
     }
 
     #[inline(always)]
-    fn socket(&self) -> Option<*const bpf_sock> {
+    pub(crate) fn socket(&self) -> Option<*const bpf_sock> {
         // SAFETY: the pointer is the program's context.
         let socket = unsafe { field!(self.0, __bindgen_anon_1.sk) };
         if socket.is_null() { None } else { Some(socket) }
@@ -184,16 +184,6 @@ fn bound(ip: Ip) -> Source {
         Source::Unbound
     } else {
         Source::Bound(ip)
-    }
-}
-
-/// The real user and group of the task that connects, as the initial user namespace numbers them.
-#[inline(always)]
-pub(crate) fn current_owner() -> Owner {
-    let ids = bpf_get_current_uid_gid();
-    Owner {
-        uid: ids as u32,
-        gid: (ids >> 32) as u32,
     }
 }
 

@@ -12,6 +12,7 @@ mod hooks;
 mod license;
 mod listeners;
 mod maps;
+mod owner;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sock_ops},

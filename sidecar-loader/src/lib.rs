@@ -5,10 +5,11 @@
 //! - [`cli`]: flags as they were typed; [`config`]: what they mean;
 //! - [`privilege`], [`cgroup`], [`netns`]: may we, where, and in which network namespace;
 //! - [`redirect`]: one pod's redirect, put in place and taken away as a whole, out of [`program`]
-//!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes) and [`listeners`]
-//!   (the proxy's sockets);
+//!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes), [`listeners`] (the
+//!   proxy's sockets) and [`owner`] (the proxy's ids);
 //! - [`snapshot`]: the counters at one moment; [`output`] and [`metrics`] show them.
 
+mod btf;
 pub mod cgroup;
 pub mod cli;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod netns;
 pub mod network;
 mod object;
 pub mod output;
+pub mod owner;
 pub mod privilege;
 pub mod program;
 pub mod redirect;

@@ -20,6 +20,7 @@ use crate::{
     cgroup::Cgroup,
     netns::Netns,
     object::OBJECT,
+    owner::Source,
     sys,
     tables::{Tables, lock},
 };
@@ -65,8 +66,9 @@ pub struct Programs {
 
 impl Programs {
     /// Loads everything into the kernel; nothing is attached yet.
-    pub fn load(destinations: u32) -> Result<(Self, Tables)> {
+    pub fn load(destinations: u32, owner: Source) -> Result<(Self, Tables)> {
         let mut ebpf = EbpfLoader::new()
+            .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
             .map_max_entries(maps::NUMBERS, destinations)
             .map_max_entries(maps::DESTINATIONS, destinations)
             .load(OBJECT)

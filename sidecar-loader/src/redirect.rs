@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
     counter::Hook,
-    policy::{Policy, Scope, Settings, Switches},
+    policy::{IdList, Policy, Scope, Settings, Switches},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     listeners::{self, ProxyPorts, Search},
     netns::Netns,
     network::{Ipv6Rules, Network},
+    owner::{IdMap, Source},
     program::Programs,
     snapshot::Snapshot,
     tables::{Tables, lock},
@@ -41,6 +42,7 @@ pub struct Redirect {
     tables: Arc<Mutex<Tables>>,
     pod: Option<Pod>,
     search: Search,
+    owner: Source,
 }
 
 /// The pod's network namespace, once it is known.
@@ -48,6 +50,9 @@ struct Pod {
     netns: Netns,
     cookie: u64,
     network: Network,
+    /// The proxy's ids as the kernel counts them.
+    uids: IdList,
+    gids: IdList,
     ipv6_rules: Ipv6Rules,
 }
 
@@ -64,7 +69,8 @@ const APPLICATION: [Hook; 4] = [
 impl Redirect {
     /// Loads the programs and fills the tables. Nothing is attached yet.
     pub fn load(config: Config, cgroups: Cgroups) -> Result<Self> {
-        let (programs, mut tables) = Programs::load(config.destinations)?;
+        let owner = Source::find();
+        let (programs, mut tables) = Programs::load(config.destinations, owner)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
         Ok(Self {
@@ -74,6 +80,7 @@ impl Redirect {
             tables: Arc::new(Mutex::new(tables)),
             pod: None,
             search: Search::default(),
+            owner,
         })
     }
 
@@ -118,6 +125,11 @@ impl Redirect {
         self.programs.attached()
     }
 
+    /// By which credentials connections are judged.
+    pub fn owner(&self) -> Source {
+        self.owner
+    }
+
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs
     }
@@ -157,11 +169,16 @@ impl Redirect {
 
     async fn enter(&mut self, netns: Netns) -> Result<()> {
         let cookie = netns.cookie()?;
+        let ids = IdMap::of_owner(&netns, &self.cgroups.pod.processes())
+            .with_context(|| format!("translating the proxy's ids for {netns}"))?;
+        let (uids, gids) = (ids.uids(&self.config.uids)?, ids.gids(&self.config.gids)?);
         let network = Network::open(&netns)?;
         self.pod = Some(Pod {
             netns,
             cookie,
             network,
+            uids,
+            gids,
             ipv6_rules: Ipv6Rules::Undecided,
         });
         self.refresh().await
@@ -183,6 +200,7 @@ impl Redirect {
         }
         let scope = Scope::only(pod.cookie);
         let mut settings = self.config.settings(pod.ipv6_rules.exist());
+        (settings.uids, settings.gids) = (pod.uids, pod.gids);
         settings.switches = settings
             .switches
             .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE);

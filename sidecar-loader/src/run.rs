@@ -24,7 +24,7 @@ use crate::{
     metrics::{self, Sample},
     netns::{self, Netns},
     output::{self, Output, PodFound, Reader, Ready},
-    privilege,
+    owner, privilege,
     program::Programs,
     redirect::{Cgroups, Redirect},
     snapshot::Snapshot,
@@ -248,16 +248,22 @@ fn serve_metrics(bound: Option<&(TcpListener, SocketAddr)>, redirect: &mut Redir
     let listener = tokio::net::TcpListener::from_std(listener).context("--metrics-addr")?;
     let attached = redirect.attached();
     let tables = redirect.tables();
-    let source = move || sample(&tables, &attached);
+    let owner = redirect.owner();
+    let source = move || sample(&tables, &attached, owner);
     tokio::spawn(metrics::serve(listener, source));
     Ok(())
 }
 
-fn sample(tables: &Mutex<Tables>, attached: &Mutex<Vec<Hook>>) -> Result<Sample> {
+fn sample(
+    tables: &Mutex<Tables>,
+    attached: &Mutex<Vec<Hook>>,
+    owner: owner::Source,
+) -> Result<Sample> {
     let tables = lock(tables);
     Ok(Sample {
         counters: Snapshot::new(tables.counters()?),
         attached: lock(attached).clone(),
+        owner,
         destinations: tables.destination_count() as u64,
         destinations_max: tables.destination_max(),
         destination_numbers: tables.numbers_handed_out()?,

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd},
 };
 
 /// The cookie of the network namespace a socket belongs to (`SO_NETNS_COOKIE`, Linux 5.14).
@@ -25,6 +25,18 @@ pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The user namespace that owns a namespace (`NS_GET_USERNS`, Linux 4.9, include/uapi/linux/nsfs.h).
+pub(crate) fn owning_userns(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: the request takes no argument and returns a new descriptor, or -1.
+    let fd = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What is attached to a cgroup itself at one attach type.

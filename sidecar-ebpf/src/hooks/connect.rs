@@ -9,7 +9,7 @@ use sidecar_ebpf_common::{
     rule::Action,
 };
 
-use crate::{CgroupVerdict, count::count, ctx, ctx::SockAddr, destinations, maps, maps::Maps};
+use crate::{CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, maps::Maps, owner};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     if !ctx.is_tcp() {
@@ -66,7 +66,7 @@ fn redirect(hook: ConnectHook, ctx: &SockAddr, dst: &OrigDst, source: Source) ->
     if Rewritten::from_ip(dst.ip).is_some() {
         return refuse(hook, Reason::RedirectRange);
     }
-    let flow = Outbound::new(ctx::current_owner(), source, *dst);
+    let flow = Outbound::new(owner::of(ctx), source, *dst);
     let rule = decide_outbound(policy, &flow, &Maps);
     count(Counter::Outbound(hook, rule));
     match rule.action() {

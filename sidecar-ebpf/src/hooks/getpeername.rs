@@ -24,7 +24,7 @@ pub(crate) fn v6(ctx: &SockAddr) {
 /// is long since made, and a wrong address would be worse than a strange one.
 #[inline(always)]
 fn asked_for(hook: Hook, ctx: &SockAddr, peer: Ip) -> Option<OrigDst> {
-    let rewritten = Rewritten::from_ip(peer)?;
+    let rewritten = Rewritten::from_ip(peer).filter(|_| ctx.is_tcp())?;
     let policy = maps::policy()?;
     if !policy.scope.covers(ctx.netns_cookie()) {
         return None;

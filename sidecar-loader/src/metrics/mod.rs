@@ -6,7 +6,7 @@ mod text;
 use sidecar_ebpf_common::counter::Hook;
 
 pub use self::{server::serve, text::encode};
-use crate::snapshot::Snapshot;
+use crate::{owner, snapshot::Snapshot};
 
 /// Everything the metrics show, at the moment of one scrape.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Sample {
     pub counters: Snapshot,
     /// The hooks that have a program attached.
     pub attached: Vec<Hook>,
+    /// By which credentials connections are judged.
+    pub owner: owner::Source,
     /// Destinations that have a number now.
     pub destinations: u64,
     /// Slots for destinations.

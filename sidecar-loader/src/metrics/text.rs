@@ -12,6 +12,7 @@ use prometheus_client::{
 use sidecar_ebpf_common::counter::{Counter, Effect, Hook};
 
 use super::Sample;
+use crate::owner;
 
 const PREFIX: &str = "sidecar_ebpf";
 
@@ -100,6 +101,16 @@ impl Sample {
         );
         gauges(encoder, help, attached)?;
 
+        let judged_by = owner::Source::NAMES.iter().map(|&name| {
+            let current = u64::from(name == self.owner.name());
+            ([("source", name)], current)
+        });
+        let help = (
+            "owner_source",
+            "1 for the credentials by which the proxy is told: its socket's, as iptables does, or its task's.",
+        );
+        gauges(encoder, help, judged_by)?;
+
         let help = (
             "destinations",
             "Destinations of redirected connections that have a number.",
@@ -177,6 +188,7 @@ pub(super) mod tests {
         Sample {
             counters,
             attached: vec![Hook::Connect4, Hook::SkLookup],
+            owner: owner::Source::Task,
             destinations: 3,
             destinations_max: 16,
             destination_numbers: 5,

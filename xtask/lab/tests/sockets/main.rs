@@ -3,6 +3,7 @@
 
 mod destinations;
 mod kinds;
+mod owner;
 mod sources;
 #[path = "../support/mod.rs"]
 mod support;

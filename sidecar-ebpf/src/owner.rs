@@ -1,0 +1,69 @@
+//! Who owns a socket: the credentials its file was made with, as iptables' owner match sees them
+//! (`owner_mt`, net/netfilter/xt_owner.c: `sk->sk_socket->file->f_cred`), not those of the task that
+//! connects.
+#![expect(unsafe_code, reason = "follows pointers of the kernel")]
+
+use aya_ebpf::helpers::{
+    bpf_get_current_uid_gid, bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock,
+};
+use sidecar_ebpf_common::{decide::Owner, owner::CredentialOffsets};
+
+use crate::ctx::SockAddr;
+
+/// Where the kernel keeps them; the loader finds out from the kernel's type information. Constant
+/// for the verifier, so the branch that is not taken is not even checked.
+#[unsafe(no_mangle)]
+static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
+
+/// The owner of the socket that connects. Without type information the real user and group of the
+/// task. A socket of the kernel itself has no file and is nobody's.
+#[inline(always)]
+pub(crate) fn of(ctx: &SockAddr) -> Owner {
+    // SAFETY: an aligned static; volatile, because the loader replaces the value.
+    let offsets = unsafe { (&raw const CREDENTIAL_OFFSETS).read_volatile() };
+    if !offsets.are_known() {
+        let ids = bpf_get_current_uid_gid();
+        return Owner {
+            uid: ids as u32,
+            gid: (ids >> 32) as u32,
+        };
+    }
+    let Some(socket) = ctx.socket() else {
+        return Owner::NOBODY;
+    };
+    // SAFETY: a socket from the context; the helper answers null for one that is not TCP.
+    let socket = unsafe { bpf_skc_to_tcp_sock(socket.cast_mut().cast()) };
+    if socket.is_null() {
+        return Owner::NOBODY;
+    }
+    follow(socket.cast(), &offsets).unwrap_or(Owner::NOBODY)
+}
+
+/// socket → `struct socket` → `struct file` → `struct cred` → the file system's user and group.
+#[inline(always)]
+fn follow(sock: *const u8, offsets: &CredentialOffsets) -> Option<Owner> {
+    let socket = pointer(sock, offsets.sock_sk_socket)?;
+    let file = pointer(socket, offsets.socket_file)?;
+    let cred = pointer(file, offsets.file_f_cred)?;
+    // SAFETY: the helper checks the address.
+    let [uid, gid] = unsafe {
+        bpf_probe_read_kernel(
+            cred.wrapping_add(offsets.cred_fsuid as usize)
+                .cast::<[u32; 2]>(),
+        )
+    }
+    .ok()?;
+    Some(Owner { uid, gid })
+}
+
+#[inline(always)]
+fn pointer(base: *const u8, offset: u32) -> Option<*const u8> {
+    // SAFETY: the helper checks the address.
+    let found: u64 =
+        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }.ok()?;
+    if found == 0 {
+        None
+    } else {
+        Some(found as *const u8)
+    }
+}
