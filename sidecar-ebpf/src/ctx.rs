@@ -83,7 +83,8 @@ impl SockAddr {
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         // SAFETY: the pointer is the program's context.
-        matches!(unsafe { field!(self.0, protocol) }, IPPROTO_TCP | IPPROTO_MPTCP)
+        let protocol = unsafe { field!(self.0, protocol) };
+        matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP)
     }
 
     /// The address of an AF_INET call: a destination, or a peer.

@@ -56,6 +56,11 @@ fn spec(hook: Hook) -> Spec {
     }
 }
 
+/// aya-log's ring buffer. It is 128 KiB unless told otherwise, an eighth of all this takes for an
+/// idle pod, and the programs log a line when the proxy begins to listen.
+const LOG_MAP: &str = "AYA_LOGS";
+const LOG_BYTES: u32 = 16 * 1024;
+
 /// The loaded programs and their links; dropping it detaches all.
 pub struct Programs {
     /// In the order of attachment. Before `ebpf`, so that links go before programs.
@@ -71,6 +76,7 @@ impl Programs {
             .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
             .map_max_entries(maps::NUMBERS, destinations)
             .map_max_entries(maps::DESTINATIONS, destinations)
+            .map_max_entries(LOG_MAP, LOG_BYTES)
             .load(OBJECT)
             .map_err(Error::from)
             .with_context(|| format!("creating the eBPF maps on Linux {}", kernel_release()))?;

@@ -119,11 +119,15 @@ fn ensure_packages(workspace: &Workspace, needs: Needs, missing: &mut Vec<Missin
 fn ensure_toolchain(needs: Needs, missing: &mut Vec<Missing>) -> Result<Option<Toolchain>> {
     let mut facts = Facts::gather(needs.lint)?;
     if let Plan::Get(ways) = toolchain::plan(&facts) {
-        for way in ways {
+        for way in &ways {
             match way {
                 Way::Rustup => {
                     if !toolchain::install_by_rustup()? {
-                        step("rustup cannot bring the toolchain");
+                        step(if ways.contains(&Way::Debian) {
+                            "rustup cannot bring the toolchain; Debian's packages will do"
+                        } else {
+                            "rustup cannot bring the toolchain"
+                        });
                     }
                 }
                 Way::Debian => missing.extend(packages::install(&packages::missing(

