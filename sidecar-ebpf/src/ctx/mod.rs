@@ -1,0 +1,73 @@
+//! Reads and writes of the kernel's context structures.
+//!
+//! Each field access is volatile and on its own: LLVM otherwise merges neighbouring ones or moves
+//! them past a pointer adjustment, and the verifier then refuses the program ("invalid bpf_context
+//! access", "dereference of modified ctx ptr"; `is_valid_access` of each program type in
+//! net/core/filter.c allows the exact field at its exact width only).
+#![expect(
+    unsafe_code,
+    reason = "context structures are raw pointers from the kernel"
+)]
+
+mod sk_lookup;
+mod sock_addr;
+mod sock_ops;
+mod sockopt;
+
+use aya_ebpf::bindings::bpf_sock;
+
+pub(crate) use self::{
+    sk_lookup::SkLookup, sock_addr::SockAddr, sock_ops::SockOps, sockopt::Sockopt,
+};
+
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
+const IPPROTO_TCP: u32 = 6;
+/// An accepted MPTCP socket, of which `IPPROTO_TCP` are the subflows (include/uapi/linux/in.h).
+const IPPROTO_MPTCP: u32 = 262;
+
+/// Reads one field of a structure behind a raw pointer.
+macro_rules! field {
+    ($ptr:expr, $($field:tt)+) => {
+        (&raw const (*$ptr).$($field)+).read_volatile()
+    };
+}
+use field;
+
+/// Reads four neighbouring words one by one.
+macro_rules! words {
+    ($ptr:expr, $($field:tt)+) => {[
+        (&raw const (*$ptr).$($field)+[0]).read_volatile(),
+        (&raw const (*$ptr).$($field)+[1]).read_volatile(),
+        (&raw const (*$ptr).$($field)+[2]).read_volatile(),
+        (&raw const (*$ptr).$($field)+[3]).read_volatile(),
+    ]};
+}
+use words;
+
+/// # Safety
+///
+/// `socket` must be a socket that the verifier knows.
+#[inline(always)]
+pub(crate) unsafe fn sock_family(socket: *const bpf_sock) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { field!(socket, family) }
+}
+
+/// # Safety
+///
+/// `socket` must be a socket that the verifier knows.
+#[inline(always)]
+pub(crate) unsafe fn sock_src_ip4(socket: *const bpf_sock) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { field!(socket, src_ip4) }
+}
+
+/// # Safety
+///
+/// `socket` must be a socket that the verifier knows.
+#[inline(always)]
+pub(crate) unsafe fn sock_src_ip6(socket: *const bpf_sock) -> [u32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { words!(socket, src_ip6) }
+}

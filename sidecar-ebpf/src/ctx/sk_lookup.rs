@@ -1,0 +1,68 @@
+//! The context of the sk_lookup hook.
+#![expect(
+    unsafe_code,
+    reason = "context structures are raw pointers from the kernel"
+)]
+
+use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
+use sidecar_ebpf_common::addr::{Ip, Port};
+
+use super::{AF_INET, IPPROTO_TCP, field, words};
+
+pub(crate) struct SkLookup<'a>(pub(crate) &'a SkLookupContext);
+
+impl<'a> SkLookup<'a> {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a SkLookupContext) -> Self {
+        Self(ctx)
+    }
+
+    #[inline(always)]
+    fn ptr(&self) -> *const bpf_sk_lookup {
+        self.0.lookup
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_tcp(&self) -> bool {
+        // SAFETY: the pointer is the program's context.
+        unsafe { field!(self.ptr(), protocol) == IPPROTO_TCP }
+    }
+
+    /// Where the packet is addressed to.
+    #[inline(always)]
+    pub(crate) fn local(&self) -> Ip {
+        // SAFETY: as above.
+        unsafe {
+            if self.is_v4() {
+                Ip::from_v4_word(field!(self.ptr(), local_ip4))
+            } else {
+                Ip::from_v6_words(words!(self.ptr(), local_ip6))
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> Port {
+        // SAFETY: as above. This field is in host byte order.
+        Port(unsafe { field!(self.ptr(), local_port) } as u16)
+    }
+
+    /// Where the packet comes from.
+    #[inline(always)]
+    pub(crate) fn remote(&self) -> Ip {
+        // SAFETY: as above.
+        unsafe {
+            if self.is_v4() {
+                Ip::from_v4_word(field!(self.ptr(), remote_ip4))
+            } else {
+                Ip::from_v6_words(words!(self.ptr(), remote_ip6))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_v4(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { field!(self.ptr(), family) == AF_INET }
+    }
+}
