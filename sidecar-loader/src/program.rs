@@ -148,6 +148,13 @@ impl Programs {
         while self.links.pop().is_some() {}
     }
 
+    /// Detaches what was attached to a network namespace.
+    pub fn detach_from_netns(&mut self) {
+        lock(&self.attached).retain(|&hook| hook != Hook::SkLookup);
+        self.links
+            .retain(|link| !matches!(link, HeldLink::SkLookup(_)));
+    }
+
     fn hold(&mut self, hook: Hook, link: HeldLink) {
         self.links.push(link);
         lock(&self.attached).push(hook);

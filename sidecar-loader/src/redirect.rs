@@ -43,6 +43,9 @@ pub struct Redirect {
     pod: Option<Pod>,
     search: Search,
     owner: Source,
+    spared: u64,
+    /// The last refresh failed.
+    is_stale: bool,
 }
 
 /// The pod's network namespace, once it is known.
@@ -68,7 +71,9 @@ const APPLICATION: [Hook; 4] = [
 
 impl Redirect {
     /// Loads the programs and fills the tables. Nothing is attached yet.
-    pub fn load(config: Config, cgroups: Cgroups) -> Result<Self> {
+    /// While the pod's namespace is not known, sockets of every namespace are redirected but those
+    /// of the one with the cookie `spared`; 0 spares none.
+    pub fn load(config: Config, cgroups: Cgroups, spared: u64) -> Result<Self> {
         let owner = Source::find();
         let (programs, mut tables) = Programs::load(config.destinations, owner)?;
         tables.set_ports(&config.ports)?;
@@ -81,6 +86,8 @@ impl Redirect {
             pod: None,
             search: Search::default(),
             owner,
+            spared,
+            is_stale: false,
         })
     }
 
@@ -96,21 +103,45 @@ impl Redirect {
         self.attach_all(&OUTBOUND, Side::Pod)
     }
 
-    /// Attaches to a cgroup without processes: outbound applies at once, in every namespace but
-    /// the one with the cookie `spared`.
-    pub fn attach_waiting(&mut self, spared: u64) -> Result<()> {
-        self.set_policy(Scope::any_but(spared), self.config.settings(true))?;
+    /// Attaches to a cgroup without processes: outbound applies at once.
+    pub fn attach_waiting(&mut self) -> Result<()> {
+        self.wait_for_pod()?;
         self.attach_all(&[Hook::SockOps, Hook::Getsockopt], Side::Proxy)?;
         self.attach_all(&APPLICATION, Side::Pod)?;
         self.attach_all(&OUTBOUND, Side::Pod)
     }
 
-    /// The pod has got its first process. Inbound is captured first: until the proxy's listeners
-    /// are registered it is refused, never passed.
+    /// The pod has got its first process, or its processes have moved to another namespace.
+    /// Inbound is captured first: until the proxy's listeners are registered it is refused, never
+    /// passed.
     pub async fn pod_started(&mut self, netns: Netns) -> Result<()> {
+        self.leave().await;
+        let started = self.start_pod(netns).await;
+        if started.is_err() {
+            self.leave().await;
+            self.wait_for_pod()?;
+        }
+        started
+    }
+
+    async fn start_pod(&mut self, netns: Netns) -> Result<()> {
         self.enter(netns).await?;
         self.capture_inbound()?;
         self.register_existing()
+    }
+
+    /// Takes everything out of the pod's namespace that is there.
+    async fn leave(&mut self) {
+        self.programs.detach_from_netns();
+        if let Some(pod) = self.pod.take()
+            && let Err(error) = pod.network.remove().await
+        {
+            log::warn!("{}: {error:#}", pod.netns);
+        }
+    }
+
+    fn wait_for_pod(&self) -> Result<()> {
+        self.set_policy(Scope::any_but(self.spared), self.config.settings(true))
     }
 
     pub fn netns(&self) -> Option<(&Netns, u64)> {
@@ -138,17 +169,35 @@ impl Redirect {
         Arc::clone(&self.tables)
     }
 
-    /// Waits until the pod's addresses or routes may have changed, and follows them.
-    pub async fn follow(&mut self) -> Result<()> {
-        let Some(pod) = &mut self.pod else {
-            return std::future::pending().await;
-        };
-        pod.network.changed().await?;
-        self.refresh().await
+    /// Waits until the pod's addresses or routes may have changed.
+    pub async fn changed(&mut self) -> Result<()> {
+        match &mut self.pod {
+            Some(pod) => pod.network.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Follows the pod's addresses and routes. A failure leaves everything attached, and is tried
+    /// again by [`Redirect::catch_up`]: detaching would let everything pass.
+    pub async fn refresh(&mut self) {
+        if let Err(error) = self.try_refresh().await {
+            log::warn!("following the pod's addresses: {error:#}");
+        }
+    }
+
+    /// Does what may have been missed: a refresh that failed, listeners that are not registered.
+    pub async fn catch_up(&mut self) -> Result<()> {
+        if self.pod.is_none() {
+            return Ok(());
+        }
+        if self.is_stale {
+            self.refresh().await;
+        }
+        self.look_for_listeners()
     }
 
     /// Registers the proxy's sockets anew if some may be missing.
-    pub fn look_for_listeners(&mut self) -> Result<()> {
+    fn look_for_listeners(&mut self) -> Result<()> {
         let counters = lock(&self.tables).counters()?;
         if self.search.is_due(&Snapshot::new(counters)) {
             self.register_existing()
@@ -181,11 +230,12 @@ impl Redirect {
             gids,
             ipv6_rules: Ipv6Rules::Undecided,
         });
-        self.refresh().await
+        self.try_refresh().await
     }
 
     /// Reads addresses and routes, mirrors them, adds what is missing, and writes the policy.
-    async fn refresh(&mut self) -> Result<()> {
+    async fn try_refresh(&mut self) -> Result<()> {
+        self.is_stale = true;
         let Some(pod) = &mut self.pod else {
             return Ok(());
         };
@@ -205,7 +255,9 @@ impl Redirect {
             .switches
             .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE);
         lock(&self.tables).set_locals(view.locals)?;
-        self.set_policy(scope, settings)
+        self.set_policy(scope, settings)?;
+        self.is_stale = false;
+        Ok(())
     }
 
     fn set_policy(&self, scope: Scope, settings: Settings) -> Result<()> {

@@ -54,12 +54,18 @@ pub async fn run(cli: Cli) -> Result<()> {
     let netns = find_netns(&cli.pod, &cgroups.pod, &host)?;
     let metrics = cli.output.metrics_addr.map(bind_metrics).transpose()?;
 
-    let mut redirect = Redirect::load(config, cgroups)?;
+    let spared = if cli.pod.allow_host_netns {
+        0
+    } else {
+        host.cookie()?
+    };
+    let mut redirect = Redirect::load(config, cgroups, spared)?;
     start_logging(redirect.programs())?;
-    let started = start(&mut redirect, netns, &host, cli.pod.allow_host_netns).await;
+    let started = start(&mut redirect, netns).await;
     let mut session = Session {
         output: output::stdout(cli.output.format(io::stdout().is_terminal())),
         host,
+        netns_is_named: cli.pod.netns.is_some(),
         last: Instant::now(),
     };
     let result = match started {
@@ -90,12 +96,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         .map(drop)
 }
 
-async fn start(
-    redirect: &mut Redirect,
-    netns: Option<Netns>,
-    host: &Netns,
-    allow_host: bool,
-) -> Result<()> {
+async fn start(redirect: &mut Redirect, netns: Option<Netns>) -> Result<()> {
     match netns {
         Some(netns) => redirect.attach(netns).await,
         None => {
@@ -104,7 +105,7 @@ async fn start(
                  outbound connections are redirected already",
                 redirect.cgroup().path().display()
             );
-            redirect.attach_waiting(if allow_host { 0 } else { host.cookie()? })
+            redirect.attach_waiting()
         }
     }
 }
@@ -113,6 +114,8 @@ async fn start(
 struct Session {
     output: Box<dyn Output>,
     host: Netns,
+    /// By `--netns`, so it is not looked for.
+    netns_is_named: bool,
     last: Instant,
 }
 
@@ -139,18 +142,28 @@ impl Session {
         };
         let mut look = pin!(sleep(pause(redirect)));
         loop {
-            let reader = tokio::select! {
-                () = stop.requested() => return Ok(()),
-                changed = redirect.follow() => changed.map(|()| Reader::Present)?,
-                () = &mut look => {
-                    let seen = self.look(redirect).await?;
-                    look.as_mut().reset((Instant::now() + pause(redirect)).into());
-                    match seen {
-                        Some(reader) => reader,
-                        None => return Ok(()),
-                    }
+            // Waiting can be given up for another event; what follows from one is done to its end.
+            let event = tokio::select! {
+                () = stop.requested() => Event::Stop,
+                changed = redirect.changed() => changed.map(|()| Event::NetworkChanged)?,
+                () = &mut look => Event::Look,
+                _ = show.tick() => Event::Show,
+            };
+            let reader = match event {
+                Event::Stop => return Ok(()),
+                Event::NetworkChanged => {
+                    redirect.refresh().await;
+                    Reader::Present
                 }
-                _ = show.tick() => self.show(redirect)?,
+                Event::Look => {
+                    let Some(reader) = self.look(redirect).await? else {
+                        return Ok(());
+                    };
+                    look.as_mut()
+                        .reset((Instant::now() + pause(redirect)).into());
+                    reader
+                }
+                Event::Show => self.show(redirect)?,
             };
             if reader == Reader::Gone {
                 log::info!("nobody reads the output any more: detaching");
@@ -168,22 +181,23 @@ impl Session {
         output::reader(written).context("writing to stdout")
     }
 
-    /// Looks after the pod: its first process, listeners that are missing, its end. `None` says
-    /// that it is gone.
+    /// Looks after the pod: its first process, its move to another network namespace, what went
+    /// wrong last time, its end. `None` says that it is gone.
     async fn look(&mut self, redirect: &mut Redirect) -> Result<Option<Reader>> {
         if !redirect.cgroup().exists() {
             log::info!("{} is gone: detaching", redirect.cgroup().path().display());
             return Ok(None);
         }
-        if redirect.netns().is_some() {
-            redirect.look_for_listeners()?;
-            return Ok(Some(Reader::Present));
-        }
-        let Some(netns) = netns::of_cgroup(redirect.cgroup(), &self.host)? else {
+        redirect.catch_up().await?;
+        let Some(netns) = self.new_netns(redirect) else {
             return Ok(Some(Reader::Present));
         };
         let name = netns.to_string();
-        redirect.pod_started(netns).await?;
+        // Detaching because of this would let everything pass.
+        if let Err(error) = redirect.pod_started(netns).await {
+            log::warn!("{error:#}; trying again");
+            return Ok(Some(Reader::Present));
+        }
         let netns_cookie = redirect.netns().map_or(0, |(_, cookie)| cookie);
         let found = PodFound {
             netns: name,
@@ -194,6 +208,31 @@ impl Session {
             .context("writing to stdout")
             .map(Some)
     }
+
+    /// The namespace of the pod's processes, if it is not the one that is known.
+    fn new_netns(&self, redirect: &Redirect) -> Option<Netns> {
+        if self.netns_is_named {
+            return None;
+        }
+        // Several at once is for the user to sort out at the start; later it passes.
+        let found = netns::of_cgroup(redirect.cgroup(), &self.host).ok()??;
+        match redirect.netns() {
+            Some((known, _)) if known.is(&found) => None,
+            Some((known, _)) => {
+                log::info!("the pod's processes have moved from {known} to {found}");
+                Some(found)
+            }
+            None => Some(found),
+        }
+    }
+}
+
+/// What the session waits for.
+enum Event {
+    Stop,
+    NetworkChanged,
+    Look,
+    Show,
 }
 
 fn open_cgroups(args: &PodArgs) -> Result<Cgroups> {

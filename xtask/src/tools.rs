@@ -71,12 +71,15 @@ pub(crate) fn install_bpf_linker(workspace: &Workspace) -> Result<PathBuf> {
 /// The pinned Envoy, if it is here and starts.
 pub(crate) fn find_envoy(workspace: &Workspace) -> Option<PathBuf> {
     let envoy = envoy_path(workspace);
-    // "envoy  version: <commit>/<version>/<state>/<build>/<tls library>"
     let version = ask(Command::new(&envoy).arg("--version"))?;
-    version
-        .split('/')
-        .any(|part| part == pins::ENVOY)
-        .then_some(envoy)
+    (envoy_version(&version) == Some(pins::ENVOY)).then_some(envoy)
+}
+
+/// Out of `<path>  version: <commit>/<version>/<state>/<build>/<tls library>`; the path may hold
+/// a version, too.
+fn envoy_version(text: &str) -> Option<&str> {
+    let (_, version) = text.split_once(" version: ")?;
+    version.split('/').nth(1)
 }
 
 fn envoy_path(workspace: &Workspace) -> PathBuf {
@@ -144,5 +147,18 @@ fn only_wheel(folder: &Path) -> Result<PathBuf> {
             "expected one wheel in {}, found {wheels:?}",
             folder.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envoy_s_version_is_not_looked_for_in_its_path() {
+        let text = "\n/target/tools/envoy/1.40.0/envoy  version: \
+                    9e558093/1.39.1/Clean/RELEASE/BoringSSL\n\n";
+        assert_eq!(envoy_version(text), Some("1.39.1"));
+        assert_eq!(envoy_version("/target/tools/envoy/1.40.0/envoy"), None);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
     packet_route::{
@@ -74,7 +74,10 @@ impl Network {
         self.changes
             .next()
             .await
-            .ok_or_else(|| anyhow!("the netlink connection into the pod's namespace ended"))
+            .ok_or_else(|| anyhow!("the netlink connection into the pod's namespace ended"))?;
+        // One look answers for all that have come meanwhile.
+        while let Some(Some(())) = self.changes.next().now_or_never() {}
+        Ok(())
     }
 
     pub async fn view(&self) -> Result<View> {

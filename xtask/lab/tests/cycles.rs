@@ -42,7 +42,7 @@ fn load(pod: &Pod) -> Redirect {
     let cli = cli.unwrap();
     let config = Config::resolve(&cli.istio, &cli.unsupported, &cli.ring, &|_| None).unwrap();
     let pod = Cgroup::open("--cgroup", &cgroup).unwrap();
-    Redirect::load(config, Cgroups { pod, proxy: None }).unwrap()
+    Redirect::load(config, Cgroups { pod, proxy: None }, 0).unwrap()
 }
 
 async fn cycle(redirect: &mut Redirect, pod: &Pod) {

@@ -12,7 +12,7 @@ use sidecar_ebpf_common::counter::Hook;
 use sidecar_lab::{
     Agent, Errno, Level, Loader, Placement, Pod,
     loader::binary,
-    pod::{POD_IP, POD_IP6},
+    pod::{APP_ID, POD_IP, POD_IP6},
 };
 
 use crate::{
@@ -121,6 +121,30 @@ fn an_empty_cgroup_in_which_the_proxy_comes_first() -> Result<()> {
         SERVICE,
         (POD_IP, 8080).into(),
     )
+}
+
+/// As when a pod's sandbox is made anew: the cgroup stays, the network namespace is another.
+#[test]
+fn a_pod_that_moves_to_another_namespace_is_followed() -> Result<()> {
+    let pod = Pod::new("moves")?;
+    let untouched = network(&pod)?;
+    let before = Agent::spawn(&pod.app())?;
+    let loader = Loader::start(&pod, &[])?;
+    drop(before);
+    let place = Placement::new(pod.remote_netns_path(), pod.app_cgroup());
+    let after = Agent::spawn(&place.user(APP_ID, APP_ID))?;
+    loader.wait_for_event("pod-found", PATIENCE)?;
+    let counters = loader.counters()?;
+    let refused = after.connect("198.51.100.1:80").unwrap_err();
+    assert!(refused.is(Errno::ECONNREFUSED), "{refused}");
+    let redirected = [
+        ("connect4", "9", 1),
+        ("sk_lookup", "refusal:no-listener", 1),
+    ];
+    loader.counters()?.expect_delta(&counters, &redirected)?;
+    // Nothing stays in the namespace that the pod has left.
+    assert_eq!(network(&pod)?, untouched);
+    Ok(())
 }
 
 #[test]
