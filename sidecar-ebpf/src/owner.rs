@@ -3,9 +3,7 @@
 //! connects.
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
-use aya_ebpf::helpers::{
-    bpf_get_current_uid_gid, bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock,
-};
+use aya_ebpf::helpers::{bpf_get_current_uid_gid, generated::bpf_skc_to_tcp_sock};
 use sidecar_ebpf_common::{decide::Owner, owner::CredentialOffsets};
 
 use crate::ctx::SockAddr;
@@ -40,30 +38,28 @@ pub(crate) fn of(ctx: &SockAddr) -> Owner {
 }
 
 /// socket → `struct socket` → `struct file` → `struct cred` → the file system's user and group.
+///
+/// Plain loads: the verifier knows the type of the socket and follows it by the same offsets
+/// (`btf_struct_access`, kernel/bpf/btf.c), and a load that faults reads 0 (`BPF_PROBE_MEM`). Four
+/// calls of `bpf_probe_read_kernel` take about 100 ns more.
 #[inline(always)]
 fn follow(sock: *const u8, offsets: &CredentialOffsets) -> Option<Owner> {
     let socket = pointer(sock, offsets.sock_sk_socket)?;
     let file = pointer(socket, offsets.socket_file)?;
     let cred = pointer(file, offsets.file_f_cred)?;
-    // SAFETY: the helper checks the address.
-    let [uid, gid] = unsafe {
-        bpf_probe_read_kernel(
-            cred.wrapping_add(offsets.cred_fsuid as usize)
-                .cast::<[u32; 2]>(),
-        )
-    }
-    .ok()?;
+    let ids = cred.wrapping_add(offsets.cred_fsuid as usize).cast::<u32>();
+    // SAFETY: a member of a structure that the verifier knows; `fsgid` follows `fsuid`.
+    let (uid, gid) = unsafe { (ids.read_volatile(), ids.wrapping_add(1).read_volatile()) };
     Some(Owner { uid, gid })
 }
 
 #[inline(always)]
 fn pointer(base: *const u8, offset: u32) -> Option<*const u8> {
-    // SAFETY: the helper checks the address.
-    let found: u64 =
-        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }.ok()?;
-    if found == 0 {
-        None
-    } else {
-        Some(found as *const u8)
-    }
+    // SAFETY: a member of a structure that the verifier knows.
+    let found = unsafe {
+        base.wrapping_add(offset as usize)
+            .cast::<*const u8>()
+            .read_volatile()
+    };
+    if found.is_null() { None } else { Some(found) }
 }
