@@ -8,10 +8,13 @@
 //!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes), [`listeners`] (the
 //!   proxy's sockets) and [`owner`] (the proxy's ids);
 //! - [`snapshot`]: the counters at one moment; [`output`] and [`metrics`] show them.
+//!
+//! [`cmd`] has the other jobs: they show and explain the rules, or test the redirection.
 
 mod btf;
 pub mod cgroup;
 pub mod cli;
+pub mod cmd;
 pub mod config;
 pub mod listeners;
 pub mod metrics;

@@ -64,6 +64,10 @@ pub(crate) fn run(workspace: &Workspace, needs: Needs) -> Result<Ready> {
         });
     }
     ensure_packages(workspace, needs, &mut missing)?;
+    if needs.pods && !machine::can_be_root() {
+        // Nothing is fetched for what cannot be done.
+        bail!("{}", list(&missing));
+    }
     if needs.lint {
         ensure_host_lints(&mut missing)?;
     }

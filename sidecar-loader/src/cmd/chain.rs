@@ -66,7 +66,9 @@ pub struct Listed<R> {
 impl<R> Listed<R> {
     /// The first condition that the connection does not meet.
     pub fn mismatch(&self, facts: &Facts) -> Option<String> {
-        self.matches.iter().find_map(|wanted| wanted.mismatch(facts))
+        self.matches
+            .iter()
+            .find_map(|wanted| wanted.mismatch(facts))
     }
 }
 
@@ -129,7 +131,10 @@ impl Policy {
             }
         }
         let from_passthrough = vec![Match::ToLocal, Match::Source(family.passthrough())];
-        chain.push(listed(OutboundRule::FromInboundPassthrough, from_passthrough));
+        chain.push(listed(
+            OutboundRule::FromInboundPassthrough,
+            from_passthrough,
+        ));
         for kind in [OwnerKind::User, OwnerKind::Group] {
             self.owner_rules(kind, localhost, &mut chain);
         }
@@ -153,7 +158,12 @@ impl Policy {
     }
 
     /// Three rules for each id of the list.
-    fn owner_rules(&self, kind: OwnerKind, localhost: Range, chain: &mut Vec<Listed<OutboundRule>>) {
+    fn owner_rules(
+        &self,
+        kind: OwnerKind,
+        localhost: Range,
+        chain: &mut Vec<Listed<OutboundRule>>,
+    ) {
         use OutboundRule as Rule;
         let (ids, own_pod, local, proxy): (&IdList, _, _, _) = match kind {
             OwnerKind::User => (

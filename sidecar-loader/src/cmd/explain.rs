@@ -115,7 +115,8 @@ pub fn run(
         Format::Table => table(&report),
         Format::Json => serde_json::to_string(&report)? + "\n",
     };
-    out.write_all(text.as_bytes()).context("writing to stdout")?;
+    out.write_all(text.as_bytes())
+        .context("writing to stdout")?;
     Ok(Outcome::Fine)
 }
 
@@ -175,7 +176,15 @@ impl Question {
         }
         let assumed = "the pod has no addresses but loopback; give them with --local";
         let assumed = self.locals.is_empty().then_some(assumed);
-        report("ISTIO_OUTPUT", connection, rule, &chain, &facts, config, assumed)
+        report(
+            "ISTIO_OUTPUT",
+            connection,
+            rule,
+            &chain,
+            &facts,
+            config,
+            assumed,
+        )
     }
 
     fn inbound(&self, policy: &Policy) -> Result<Report> {
@@ -200,7 +209,15 @@ impl Question {
             owner: Owner::NOBODY,
         };
         let connection = format!("{} from outside", SocketAddr::new(dst, self.to.port.0));
-        report("ISTIO_INBOUND", connection, rule, &chain, &facts, config, None)
+        report(
+            "ISTIO_INBOUND",
+            connection,
+            rule,
+            &chain,
+            &facts,
+            config,
+            None,
+        )
     }
 
     fn policy(&self, config: &Config) -> policy::Policy {
@@ -331,5 +348,4 @@ fn is_v6(addr: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-#[path = "explain_tests.rs"]
 mod tests;

@@ -131,7 +131,9 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(widths);
-        let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -156,7 +158,9 @@ mod tests {
         let job = parsed(&["--cgroup", "pod", "-u", "7"]).unwrap();
         assert!(matches!(job, Job::Redirect(cli) if cli.istio.proxy_uid.as_deref() == Some("7")));
         assert!(parsed(&[]).unwrap_err().to_string().contains("--cgroup"));
-        let error = parsed(&["--cgroup", "pod", "rules"]).unwrap_err().to_string();
+        let error = parsed(&["--cgroup", "pod", "rules"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("rules"), "{error}");
         let error = parsed(&["superfluous"]).unwrap_err().to_string();
         assert!(error.contains("superfluous"), "{error}");

@@ -81,7 +81,8 @@ pub fn run(
         Format::Table => table(&report(&policy, args.ipv6)),
         Format::Json => serde_json::to_string(&report(&policy, args.ipv6))? + "\n",
     };
-    out.write_all(text.as_bytes()).context("writing to stdout")?;
+    out.write_all(text.as_bytes())
+        .context("writing to stdout")?;
     Ok(Outcome::Fine)
 }
 
@@ -191,3 +192,6 @@ fn appended<R: Rule>(chain: &str, rules: &[Listed<R>]) -> Vec<(R, String)> {
     real.map(|listed| (listed.rule, format!("-A {chain} {}", listed.iptables)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

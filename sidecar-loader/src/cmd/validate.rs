@@ -11,14 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{ArgAction, Args, Command};
+use nix::ifaddrs::getifaddrs;
 use rustix::process::geteuid;
 use sidecar_ebpf_common::decide::{PASSTHROUGH_V4, PASSTHROUGH_V6};
 use socket2::{Domain, Socket, Type};
 
 use super::{Outcome, PolicyArgs, warn};
-use crate::config::{Config, flag::Environment};
+use crate::{
+    config::{Config, flag::Environment},
+    network::View,
+};
 
 const PROBE_PORT: &str = "iptables-probe-port";
 const TIMEOUT: &str = "probe-timeout";
@@ -39,7 +43,7 @@ const AGAIN: Duration = Duration::from_millis(50);
     after_help = "Exit codes: 0 redirected, 126 not redirected, 2 something else went wrong."
 )]
 pub struct ValidateArgs {
-    /// Test IPv6 too [default: with --dual-stack]
+    /// Test IPv6 too [default: if this pod has IPv6 rules, by its addresses and --dual-stack]
     #[arg(long)]
     pub ipv6: bool,
 
@@ -51,14 +55,16 @@ pub struct ValidateArgs {
 pub(super) fn show_flags(command: Command) -> Command {
     command
         .mut_arg(PROBE_PORT, |arg| {
-            arg.hide(false).value_name("PORT").action(ArgAction::Set).help(
-                "The port that is connected to [default: 15002] [env: IPTABLES_PROBE_PORT]",
-            )
+            arg.hide(false)
+                .value_name("PORT")
+                .action(ArgAction::Set)
+                .help("The port that is connected to [default: 15002] [env: IPTABLES_PROBE_PORT]")
         })
         .mut_arg(TIMEOUT, |arg| {
-            arg.hide(false).value_name("DURATION").action(ArgAction::Set).help(
-                "How long it is tried, like 5s or 500ms [default: 5s] [env: PROBE_TIMEOUT]",
-            )
+            arg.hide(false)
+                .value_name("DURATION")
+                .action(ArgAction::Set)
+                .help("How long it is tried, like 5s or 500ms [default: 5s] [env: PROBE_TIMEOUT]")
         })
 }
 
@@ -82,7 +88,7 @@ pub fn run(
     let timeout = timeout.map_or(Ok(Duration::from_secs(5)), |text| parse_timeout(&text))?;
 
     let mut families = vec![Probe::v4(port)];
-    if args.ipv6 || config.dual_stack {
+    if args.ipv6 || has_ipv6_rules(config.dual_stack)? {
         families.push(Probe::v6(port));
     }
     for probe in families {
@@ -101,6 +107,28 @@ pub fn run(
         .context("writing to stdout")?;
     }
     Ok(Outcome::Fine)
+}
+
+/// As the loader and Istio decide it: by the pod's addresses.
+fn has_ipv6_rules(dual_stack: bool) -> Result<bool> {
+    let mut view = View::default();
+    for interface in getifaddrs().context("asking for this pod's addresses")? {
+        let Some(addr) = interface.address else {
+            continue;
+        };
+        if let Some(v4) = addr.as_sockaddr_in() {
+            let usable = Some(v4.ip()).filter(|ip| !ip.is_loopback() && !ip.is_link_local());
+            view.v4 = view.v4.or(usable);
+        } else if let Some(v6) = addr.as_sockaddr_in6() {
+            let ip = v6.ip();
+            let usable = !ip.is_loopback()
+                && !ip.is_unicast_link_local()
+                && IpAddr::from(PASSTHROUGH_V6) != IpAddr::V6(ip);
+            view.v6 = view.v6.or(usable.then_some(ip));
+        }
+    }
+    // Without any address IPv6 may have rules, and nothing to be redirected.
+    Ok(view.v6.is_some() && view.has_ipv6_rules(dual_stack))
 }
 
 /// Takes a flag out of those that are refused; its value, or that of its variable.
@@ -178,7 +206,9 @@ impl Probe {
             listen(config.outbound_port.0)?,
             listen(config.inbound_port.0)?,
         ];
-        let client = self.connect(deadline).with_context(|| self.advice(config))?;
+        let client = self
+            .connect(deadline)
+            .map_err(|error| anyhow!("{error:#}; {}", self.advice(config)))?;
         let from = local_addr(&client)?;
         loop {
             for listener in &listeners {
@@ -230,7 +260,9 @@ impl Probe {
         };
         let original = original
             .with_context(|| format!("the connection arrived at {at}, but SO_ORIGINAL_DST"))?;
-        let original = original.as_socket().context("SO_ORIGINAL_DST: no address")?;
+        let original = original
+            .as_socket()
+            .context("SO_ORIGINAL_DST: no address")?;
         if original.port() != self.to.port() {
             bail!(
                 "the connection from {from} to {} arrived at {at} with the original destination \
@@ -255,7 +287,9 @@ impl Probe {
         let uid = geteuid().as_raw();
         let mut proxies = config.uids.iter();
         let who = if proxies.any(|id| id == uid) {
-            "is a loader attached to this pod's cgroup, or are there Istio's rules?".to_owned()
+            "no loader redirects this pod, nor do iptables rules; see what the loader or the CNI \
+             plugin says"
+                .to_owned()
         } else {
             let ids: Vec<_> = config.uids.iter().map(|id| id.to_string()).collect();
             format!(
@@ -264,7 +298,7 @@ impl Probe {
                 ids.join(" or ")
             )
         };
-        format!("nothing arrived at {}; {who}", self.listened_at(config))
+        format!("so nothing arrived at {}: {who}", self.listened_at(config))
     }
 }
 
@@ -300,72 +334,4 @@ fn local_addr(socket: &Socket) -> Result<SocketAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::tests::parsed, *};
-    use crate::cmd::{self, Job};
-
-    fn validated(args: &[&str], variables: &[(&str, &str)]) -> Result<(Outcome, String)> {
-        let Job::Command(command) = parsed(&[&["validate"], args].concat())? else {
-            panic!("no subcommand")
-        };
-        let cmd::Command::Validate(args) = *command else {
-            panic!("another subcommand")
-        };
-        let environment = |name: &str| {
-            let found = variables.iter().find(|(variable, _)| *variable == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        let mut out = Vec::new();
-        let outcome = run(&args, &environment, &mut out)?;
-        Ok((outcome, String::from_utf8(out)?))
-    }
-
-    /// Two ports that nobody has just now.
-    fn free_ports() -> [String; 2] {
-        let sockets = [0; 2].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
-        sockets.map(|socket| socket.local_addr().unwrap().port().to_string())
-    }
-
-    #[test]
-    fn without_a_redirect_it_says_so() {
-        let [outbound, inbound] = free_ports();
-        let args = ["-p", &outbound, "-z", &inbound, "--probe-timeout", "100ms"];
-        let (outcome, said) = validated(&args, &[]).unwrap();
-        assert_eq!((outcome.exit_code(), said.as_str()), (126, ""));
-    }
-
-    #[test]
-    fn istio_s_way_of_calling_it_is_understood() {
-        let [outbound, inbound] = free_ports();
-        let args = ["-p", &outbound, "-z", &inbound, "--run-validation", "--skip-rule-apply"];
-        let variables = [
-            ("PROBE_TIMEOUT", "0.1s"),
-            ("IPTABLES_PROBE_PORT", "15003"),
-            ("RUN_VALIDATION", "true"),
-        ];
-        let (outcome, _) = validated(&args, &variables).unwrap();
-        assert_eq!(outcome, Outcome::NotRedirected);
-        let error = validated(&["--redirect-dns"], &[]).unwrap_err().to_string();
-        assert!(error.contains("--redirect-dns"), "{error}");
-    }
-
-    #[test]
-    fn malformed_values_are_refused_by_name() {
-        for (flag, value) in [
-            ("--iptables-probe-port", "0"),
-            ("--iptables-probe-port", "x"),
-            ("--probe-timeout", "5"),
-            ("--probe-timeout", "-1s"),
-            ("--probe-timeout", "soon"),
-        ] {
-            let error = validated(&[&format!("{flag}={value}")], &[]).unwrap_err();
-            assert!(error.to_string().starts_with(flag), "{error}");
-        }
-    }
-
-    #[test]
-    fn durations_have_a_unit() {
-        let millis = |text| parse_timeout(text).unwrap().as_millis();
-        assert_eq!((millis("5s"), millis("250ms"), millis("1.5m")), (5000, 250, 90_000));
-    }
-}
+mod tests;

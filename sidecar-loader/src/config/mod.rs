@@ -21,6 +21,7 @@ use sidecar_ebpf_common::{
 
 pub use self::problem::Problems;
 use self::{flag::Environment, read::Reader};
+pub(crate) use self::{ports::parse_range as parse_ports, ranges::parse_one as parse_range};
 use crate::cli::{IstioArgs, RingArgs, UnsupportedArgs};
 
 /// What the user asked for, checked.

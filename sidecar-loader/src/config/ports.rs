@@ -44,7 +44,7 @@ pub(super) fn merge(lists: &[(Ports, PortLists)]) -> Vec<(Port, PortLists)> {
 }
 
 /// A port or a range as `iptables --dport` reads it: `80`, `8000:8010`, `:1023`, `1024:`.
-fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
+pub(crate) fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
     if item == "*" {
         return Err("\"*\" is not possible here or beside other items; expected ports".to_owned());
     }

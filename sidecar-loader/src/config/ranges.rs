@@ -59,6 +59,11 @@ pub(super) fn parse(setting: &Setting, collector: &mut Collector) -> Ranges {
     Ranges { prefixes, loopback }
 }
 
+/// The address and the length of one range, as written.
+pub(crate) fn parse_one(item: &str) -> Result<(IpAddr, u8), String> {
+    parse_range(item).map(|range| (range.addr, range.len))
+}
+
 fn parse_range(item: &str) -> Result<Written, String> {
     let expected = "expected an address and a length like 10.0.0.0/8 or fd00::/8";
     if item == "*" {

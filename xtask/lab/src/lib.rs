@@ -51,7 +51,7 @@ pub use cgroup::cgroup2_mount;
 pub use cleanup::Cleanup;
 pub use counters::Counters;
 pub use loader::Loader;
-pub use netns::inside as inside_netns;
+pub use netns::{inside as inside_netns, ip_inside};
 pub use nix::errno::Errno;
 pub use pod::{Pod, PodOptions};
 pub use process::{Child, Placement};

@@ -1,6 +1,7 @@
 //! Network namespaces by name, as `ip netns` keeps them.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     panic,
     path::{Path, PathBuf},
@@ -39,14 +40,23 @@ pub(crate) fn delete(name: &str) -> Result<()> {
 
 /// Runs commands of iproute2, one a line, in that namespace or in ours.
 pub(crate) fn ip(netns: Option<&str>, commands: &str) -> Result<()> {
-    let inside = netns.map(|name| ["-n", name]);
-    let args = inside.iter().flatten().copied().chain(["-batch", "-"]);
-    run("ip", args, commands).map(drop).with_context(|| {
-        format!(
-            "ip {} with\n{commands}",
-            inside.unwrap_or_default().join(" ")
-        )
-    })
+    let done = match netns {
+        Some(name) => ip_inside(&path(name), ["-batch", "-"], commands),
+        None => run("ip", ["-batch", "-"], commands),
+    };
+    let place = netns.unwrap_or("our own namespace");
+    done.map(drop)
+        .with_context(|| format!("ip in {place} with\n{commands}"))
+}
+
+/// Runs iproute2 in that namespace and returns what it prints. Not by `ip -n`, which mounts a /sys
+/// of its own and so fails where `/` is no mount point (in a chroot).
+pub fn ip_inside<A: AsRef<OsStr> + Send>(
+    netns: &Path,
+    args: impl IntoIterator<Item = A> + Send,
+    stdin: &str,
+) -> Result<String> {
+    inside(netns, || run("ip", args, stdin))?
 }
 
 /// Runs a closure on a thread of its own inside a network namespace. Sockets made there stay in

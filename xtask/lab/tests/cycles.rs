@@ -6,8 +6,9 @@
 )]
 
 use std::{
+    collections::BTreeSet,
+    fmt::Debug,
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -51,24 +52,62 @@ async fn cycle(redirect: &mut Redirect, pod: &Pod) {
     redirect.detach().await.unwrap();
 }
 
-/// Everything that could leak.
+/// What this process holds.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
-    programs: usize,
-    maps: usize,
-    links: usize,
+    programs: BTreeSet<u32>,
+    maps: BTreeSet<u32>,
     files: usize,
     threads: usize,
 }
 
 impl Held {
     fn now() -> Self {
+        let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+        for file in fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+            // The listing's own descriptor is gone by now.
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            let id = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+                line.trim().parse::<u32>().ok()
+            };
+            programs.extend(id("prog_id:"));
+            maps.extend(id("map_id:"));
+        }
         Self {
-            programs: loaded_programs().count(),
-            maps: loaded_maps().count(),
-            links: loaded_links().count(),
+            programs,
+            maps,
             files: entries("/proc/self/fd"),
             threads: entries("/proc/self/task"),
+        }
+    }
+}
+
+/// What is left in the kernel of the programs and maps with these ids, whoever holds it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Left {
+    programs: usize,
+    maps: usize,
+    links: usize,
+}
+
+impl Left {
+    fn of(programs: &BTreeSet<u32>, maps: &BTreeSet<u32>) -> Self {
+        // What vanishes while it is listed is not left.
+        let ours = |id: u32| programs.contains(&id);
+        Self {
+            programs: loaded_programs()
+                .flatten()
+                .filter(|info| ours(info.id()))
+                .count(),
+            maps: loaded_maps()
+                .flatten()
+                .filter(|info| maps.contains(&info.id()))
+                .count(),
+            links: loaded_links()
+                .flatten()
+                .filter(|info| ours(info.program_id()))
+                .count(),
         }
     }
 }
@@ -78,7 +117,7 @@ fn entries(dir: &str) -> usize {
 }
 
 fn resident_kib() -> u64 {
-    let status = fs::read_to_string(Path::new("/proc/self/status")).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()
         .find(|line| line.starts_with("VmRSS:"))
@@ -86,32 +125,19 @@ fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The kernel frees maps and programs some time after the last descriptor is closed: waits until
-/// nothing changes any more.
-async fn at_rest() -> Held {
-    let mut last = Held::now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = Held::now();
-        if now == last {
-            return now;
-        }
-        last = now;
-    }
-}
-
-/// Other programs on the machine come and go, so what is left must be gone within a while.
-async fn settles_at(expected: &Held) {
+/// The kernel frees programs and maps some time after the last descriptor is closed.
+async fn becomes<T: PartialEq + Debug>(look: impl Fn() -> T, expected: T) {
     let start = Instant::now();
     loop {
-        let now = at_rest().await;
-        if now == *expected {
+        let now = look();
+        if now == expected {
             return;
         }
         assert!(
             start.elapsed() < PATIENCE,
-            "{now:?} after the cycles, {expected:?} before"
+            "{now:?} after the cycles, expected {expected:?}"
         );
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -122,41 +148,51 @@ async fn ten_thousand_cycles_leak_nothing() {
     for _ in 0..100 {
         cycle(&mut redirect, &pod).await;
     }
-    let (before, memory) = (at_rest().await, resident_kib());
+    let (before, memory) = (Held::now(), resident_kib());
     let start = Instant::now();
     for _ in 0..ATTACH_CYCLES {
         cycle(&mut redirect, &pod).await;
     }
-    println!(
-        "{:.2} ms to attach and detach",
-        start.elapsed().as_secs_f64() * 1e3 / f64::from(ATTACH_CYCLES)
-    );
-    settles_at(&before).await;
-    let grown = resident_kib().saturating_sub(memory);
-    assert!(
-        grown < MEMORY_SLACK_KIB,
-        "{grown} KiB more resident after {ATTACH_CYCLES} cycles"
-    );
+    let each = start.elapsed().as_secs_f64() * 1e3 / f64::from(ATTACH_CYCLES);
+    println!("{each:.2} ms to attach and detach");
+    let (programs, maps) = (before.programs.clone(), before.maps.clone());
+    assert!(!programs.is_empty() && !maps.is_empty(), "{before:?}");
+    let loaded = Left {
+        programs: programs.len(),
+        maps: maps.len(),
+        links: 0,
+    };
+    becomes(|| Left::of(&programs, &maps), loaded).await;
+    becomes(Held::now, before).await;
+    assert_memory(memory, ATTACH_CYCLES);
 }
 
 #[tokio::test]
 async fn loading_again_and_again_leaks_nothing() {
     let pod = Pod::new("loads").unwrap();
     drop(load(&pod));
-    let (before, memory) = (at_rest().await, resident_kib());
+    let (before, memory) = (Held::now(), resident_kib());
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
     let start = Instant::now();
     for _ in 0..LOAD_CYCLES {
         let mut redirect = load(&pod);
+        let held = Held::now();
+        programs.extend(held.programs);
+        maps.extend(held.maps);
         cycle(&mut redirect, &pod).await;
     }
-    println!(
-        "{:.0} ms to load, attach, detach and unload",
-        start.elapsed().as_secs_f64() * 1e3 / f64::from(LOAD_CYCLES)
-    );
-    settles_at(&before).await;
-    let grown = resident_kib().saturating_sub(memory);
+    let each = start.elapsed().as_secs_f64() * 1e3 / f64::from(LOAD_CYCLES);
+    println!("{each:.0} ms to load, attach, detach and unload");
+    assert!(programs.len() >= LOAD_CYCLES as usize, "{programs:?}");
+    becomes(|| Left::of(&programs, &maps), Left::default()).await;
+    becomes(Held::now, before).await;
+    assert_memory(memory, LOAD_CYCLES);
+}
+
+fn assert_memory(before: u64, cycles: u32) {
+    let grown = resident_kib().saturating_sub(before);
     assert!(
         grown < MEMORY_SLACK_KIB,
-        "{grown} KiB more resident after {LOAD_CYCLES} loads"
+        "{grown} KiB more resident after {cycles} cycles"
     );
 }

@@ -73,7 +73,8 @@ fn go(args: &Args) -> Result<()> {
     if let Some(uid) = args.uid {
         setuid(Uid::from_raw(uid)).with_context(|| format!("becoming user {uid}"))?;
     }
-    let failure = Command::new(program).args(rest).exec();
+    // The directory of whoever called may be closed to this user.
+    let failure = Command::new(program).args(rest).current_dir("/").exec();
     match image {
         Some(image) if failure.kind() == std::io::ErrorKind::PermissionDenied => {
             become_image(&image, &args.command)

@@ -67,8 +67,10 @@ impl Sidecar {
         match self {
             Self::Ours(_) => "a small transparent proxy of this project".to_owned(),
             Self::Envoy(envoy) => {
-                let version = envoy.version().split('/').nth(1).unwrap_or_default();
-                format!("Envoy {version}")
+                // PATH version: COMMIT/VERSION/…
+                let version = envoy.version().split_once("version: ");
+                let version = version.and_then(|(_, version)| version.split('/').nth(1));
+                format!("Envoy {}", version.unwrap_or("of unknown version"))
             }
         }
     }

@@ -4,6 +4,7 @@
 
 #[path = "../stage/attach.rs"]
 mod attach;
+mod commands;
 mod formats;
 mod refusals;
 
@@ -12,9 +13,9 @@ use std::{ffi::OsString, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use attach::attached_programs;
 use sidecar_lab::{
-    Agent, Child, Pod,
+    Agent, Child, Pod, ip_inside,
     loader::spawn,
-    process::{Line, Stream, run},
+    process::{Line, Stream},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,16 +102,11 @@ impl Untouched {
 }
 
 fn routes(pod: &Pod) -> Result<String> {
-    let mut text = run(
-        "ip",
-        ["-n", pod.name(), "-4", "route", "show", "table", "all"],
-        "",
-    )?;
-    text += &run(
-        "ip",
-        ["-n", pod.name(), "-6", "route", "show", "table", "all"],
-        "",
-    )?;
+    let show = |family| {
+        let question = [family, "route", "show", "table", "all"];
+        ip_inside(&pod.netns_path(), question, "")
+    };
+    let text = show("-4")? + &show("-6")?;
     // What IPv6 adds by itself to a link that has just come up.
     let by_itself = |line: &&str| ["fe80:", "ff00::/8"].iter().any(|own| line.contains(own));
     Ok(text

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use serde_json::Value;
-use sidecar_lab::{Agent, Conn, Level, Listener, Pod, process::run};
+use sidecar_lab::{Agent, Conn, Level, Listener, Pod, ip_inside};
 use stage::{Stage, addr};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ fn network(pod: &Pod) -> Result<String> {
         &["-oneline", "address", "show"],
         &["rule", "show"],
     ] {
-        text += &run("ip", [&["-n", pod.name()], question].concat(), "")?;
+        text += &ip_inside(&pod.netns_path(), question, "")?;
     }
     let by_itself = |line: &&str| ["fe80:", "ff00::/8"].iter().any(|own| line.contains(own));
     Ok(text

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use sidecar_ebpf_common::number::{NUMBER_BITS, V4_RANGE};
 use sidecar_lab::{
-    Agent, ConnectOptions, Errno, Level, ListenOptions, Listener, Pod, pod::POD_IP, process::run,
+    Agent, ConnectOptions, Errno, Level, ListenOptions, Listener, Pod, ip_inside, pod::POD_IP,
 };
 
 use crate::{
@@ -165,7 +165,6 @@ fn nobody_outside_reaches_the_redirect_s_addresses() -> Result<()> {
     let own = stage.app.listen("[::]:8080")?;
     // Number 0 is a destination's.
     stage.goes_out(addr("[fd00:96::10]:80"), &outbound)?;
-    let there = format!("{}-remote", stage.pod.name());
     let route = [
         "route",
         "add",
@@ -173,7 +172,7 @@ fn nobody_outside_reaches_the_redirect_s_addresses() -> Result<()> {
         "via",
         "fd00:10:244::5",
     ];
-    run("ip", [["-n", &there].as_slice(), &route].concat(), "")?;
+    ip_inside(&stage.pod.remote_netns_path(), route, "")?;
     for port in [15001, 15006, 8080] {
         stage.counted(&[("sk_lookup", "refusal:foreign-source", 1)], || {
             let to = addr(&format!("[fd73:6964:6563:6172::]:{port}"));

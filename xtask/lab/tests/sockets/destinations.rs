@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use sidecar_lab::{Agent, ConnectOptions, Errno, Level, pod::POD_IP6, process};
+use sidecar_lab::{Agent, ConnectOptions, Errno, Level, ip_inside, pod::POD_IP6};
 
 use crate::{
     BY_9, BY_9_V6, SERVICE, SERVICE6, rig,
@@ -185,8 +185,7 @@ fn nobody_outside_reaches_the_redirects_own_range() -> Result<()> {
     let rewritten = ends.server.sock_name()?;
     assert_eq!(rewritten, "[fd73:6964:6563:6172::]:15001".parse()?);
     let route = format!("route add fd73:6964:6563:6172::/64 via {POD_IP6}\n");
-    let remote = format!("{}-remote", rig.pod.name());
-    process::run("ip", ["-n", &remote, "-batch", "-"], &route)?;
+    ip_inside(&rig.pod.remote_netns_path(), ["-batch", "-"], &route)?;
     for port in [15001, 15006, 8080] {
         let moved = sk_lookup("refusal:foreign-source");
         let refused = rig.expect(&[moved], || rig.remote.connect((rewritten.ip(), port)));
