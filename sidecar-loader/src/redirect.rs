@@ -170,7 +170,7 @@ impl Redirect {
     }
 
     /// Waits until the pod's addresses or routes may have changed.
-    pub async fn changed(&mut self) -> Result<()> {
+    pub async fn changed(&mut self) {
         match &mut self.pod {
             Some(pod) => pod.network.changed().await,
             None => std::future::pending().await,
@@ -186,14 +186,16 @@ impl Redirect {
     }
 
     /// Does what may have been missed: a refresh that failed, listeners that are not registered.
-    pub async fn catch_up(&mut self) -> Result<()> {
+    pub async fn catch_up(&mut self) {
         if self.pod.is_none() {
-            return Ok(());
+            return;
         }
         if self.is_stale {
             self.refresh().await;
         }
-        self.look_for_listeners()
+        if let Err(error) = self.look_for_listeners() {
+            log::warn!("{error:#}");
+        }
     }
 
     /// Registers the proxy's sockets anew if some may be missing.

@@ -145,7 +145,7 @@ impl Session {
             // Waiting can be given up for another event; what follows from one is done to its end.
             let event = tokio::select! {
                 () = stop.requested() => Event::Stop,
-                changed = redirect.changed() => changed.map(|()| Event::NetworkChanged)?,
+                () = redirect.changed() => Event::NetworkChanged,
                 () = &mut look => Event::Look,
                 _ = show.tick() => Event::Show,
             };
@@ -188,7 +188,7 @@ impl Session {
             log::info!("{} is gone: detaching", redirect.cgroup().path().display());
             return Ok(None);
         }
-        redirect.catch_up().await?;
+        redirect.catch_up().await;
         let Some(netns) = self.new_netns(redirect) else {
             return Ok(Some(Reader::Present));
         };

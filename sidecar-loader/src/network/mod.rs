@@ -41,6 +41,7 @@ pub struct Network {
     handle: Handle,
     changes: Box<dyn Stream<Item = ()> + Send + Unpin>,
     connection: JoinHandle<()>,
+    has_ended: bool,
     added_passthrough: bool,
 }
 
@@ -64,20 +65,26 @@ impl Network {
             handle,
             changes: Box::new(messages.map(|_| ())),
             connection: tokio::spawn(connection),
+            has_ended: false,
             added_passthrough: false,
         })
     }
 
     /// Waits until something may have changed. What changed is not looked at: the caller reads all
     /// again, which also covers messages that were lost.
-    pub async fn changed(&mut self) -> Result<()> {
-        self.changes
-            .next()
-            .await
-            .ok_or_else(|| anyhow!("the netlink connection into the pod's namespace ended"))?;
+    pub async fn changed(&mut self) {
+        if !self.has_ended && self.changes.next().await.is_none() {
+            self.has_ended = true;
+            log::error!(
+                "the netlink connection into the pod's namespace ended: its addresses are not \
+                 followed any more; restart the loader"
+            );
+        }
+        if self.has_ended {
+            return std::future::pending().await;
+        }
         // One look answers for all that have come meanwhile.
         while let Some(Some(())) = self.changes.next().now_or_never() {}
-        Ok(())
     }
 
     pub async fn view(&self) -> Result<View> {
