@@ -11,123 +11,100 @@ use sidecar_lab::{
     process,
 };
 
-use crate::support::Rig;
+use crate::{SERVICE, support::Rig, with};
 
-const SERVICE: &str = "10.96.0.10:80";
 const OWN_POD: &str = "10.244.0.5:8080";
 const USER: u32 = 1000;
 
-/// A connection by a process that was root, after whatever it does to its credentials.
+/// A connection by a process that begins as root.
 struct Case {
     name: &'static str,
     to: &'static str,
-    connect: fn(&Agent, &str),
+    /// What it does to its credentials before it makes the socket …
+    before: fn(&Agent),
+    /// … and with the socket at hand: then it connects, disconnects, does this, and connects again.
+    between: Option<fn(&Agent)>,
+    how: fn(&mut ConnectOptions),
 }
 
-/// Makes a socket, and connects it again after `change`: its credentials are those of before.
-fn change_in_between(agent: &Agent, to: &str, change: impl FnOnce()) {
-    let mut conn = agent.connect(to).unwrap();
-    conn.disconnect().unwrap();
-    change();
-    conn.reconnect(to).unwrap();
-}
+const ROOT: Case = Case {
+    name: "root",
+    to: SERVICE,
+    before: |_| {},
+    between: None,
+    how: |_| {},
+};
+
+const SET_UID: fn(&Agent) = |agent| agent.become_user(PROXY_ID, PROXY_ID).unwrap();
+const SET_FSUID: fn(&Agent) = |agent| agent.set_fs_uid(PROXY_ID).unwrap();
 
 const CASES: &[Case] = &[
-    Case {
-        name: "root",
-        to: SERVICE,
-        connect: |agent, to| drop(agent.connect(to).unwrap()),
-    },
+    ROOT,
     Case {
         name: "setuid before socket()",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.become_user(PROXY_ID, PROXY_ID).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: SET_UID,
+        ..ROOT
     },
     Case {
         name: "setuid after socket()",
-        to: SERVICE,
-        connect: |agent, to| {
-            change_in_between(agent, to, || agent.become_user(PROXY_ID, PROXY_ID).unwrap());
-        },
+        between: Some(SET_UID),
+        ..ROOT
     },
     Case {
         name: "effective uid",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_effective_uid(PROXY_ID).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: |agent| agent.set_effective_uid(PROXY_ID).unwrap(),
+        ..ROOT
     },
     Case {
         name: "uid without the gid",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.become_user(PROXY_ID, USER).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: |agent| agent.become_user(PROXY_ID, USER).unwrap(),
+        ..ROOT
     },
     Case {
         name: "setfsuid before socket()",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_fs_uid(PROXY_ID).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: SET_FSUID,
+        ..ROOT
     },
     Case {
         name: "setfsuid around socket()",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_fs_uid(PROXY_ID).unwrap();
-            change_in_between(agent, to, || agent.set_fs_uid(0).unwrap());
-        },
+        before: SET_FSUID,
+        between: Some(|agent| agent.set_fs_uid(0).unwrap()),
+        ..ROOT
     },
     Case {
         name: "setfsgid before socket()",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_fs_gid(PROXY_ID).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: |agent| agent.set_fs_gid(PROXY_ID).unwrap(),
+        ..ROOT
     },
     Case {
         name: "setfsuid to the own pod",
         to: OWN_POD,
-        connect: |agent, to| {
-            agent.set_fs_uid(PROXY_ID).unwrap();
-            agent.connect(to).unwrap();
-        },
+        before: SET_FSUID,
+        ..ROOT
     },
     Case {
-        name: "MPTCP by setfsuid",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_fs_uid(PROXY_ID).unwrap();
-            let options = ConnectOptions {
-                mptcp: true,
-                ..ConnectOptions::to(to.parse().unwrap())
-            };
-            agent.connect_with(options).unwrap();
-        },
+        name: "MPTCP",
+        before: SET_FSUID,
+        how: |options| options.mptcp = true,
+        ..ROOT
     },
     Case {
-        name: "io_uring by setfsuid",
-        to: SERVICE,
-        connect: |agent, to| {
-            agent.set_fs_uid(PROXY_ID).unwrap();
-            let to = to.parse().unwrap();
-            agent
-                .connect_with(ConnectOptions {
-                    io_uring: true,
-                    ..ConnectOptions::to(to)
-                })
-                .unwrap();
-        },
+        name: "io_uring",
+        before: SET_FSUID,
+        how: |options| options.io_uring = true,
+        ..ROOT
     },
 ];
+
+fn connect(case: &Case, agent: &Agent) {
+    (case.before)(agent);
+    let mut conn = agent.connect_with(with(case.to, case.how)).unwrap();
+    if let Some(between) = case.between {
+        conn.disconnect().unwrap();
+        between(agent);
+        conn.reconnect(case.to).unwrap();
+    }
+}
 
 /// How often each of the nine rules counted while the case ran.
 type Counted = [u64; 9];
@@ -135,7 +112,7 @@ type Counted = [u64; 9];
 fn run(case: &Case, rig: &Rig, counted: impl Fn() -> Counted) -> Counted {
     let agent = Agent::spawn(&rig.pod.app().user(0, 0)).unwrap();
     let before = counted();
-    (case.connect)(&agent, case.to);
+    connect(case, &agent);
     let after = counted();
     std::array::from_fn(|rule| after[rule] - before[rule])
 }
