@@ -43,6 +43,8 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 impl Ip {
     pub const LOOPBACK_V4: Self = Self::from_v4(Ipv4Addr::LOCALHOST);
     pub const LOOPBACK_V6: Self = Self::from_v6(Ipv6Addr::LOCALHOST);
+    pub const UNSPECIFIED_V4: Self = Self::from_v4(Ipv4Addr::UNSPECIFIED);
+    pub const UNSPECIFIED_V6: Self = Self::from_v6(Ipv6Addr::UNSPECIFIED);
 
     /// From an IPv4 address word in network byte order (`user_ip4`, `local_ip4`, …).
     #[inline(always)]
@@ -140,12 +142,15 @@ impl From<Ip> for IpAddr {
     }
 }
 
-/// A TCP port in host byte order.
+/// A TCP or UDP port in host byte order.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Port(pub u16);
 
 impl Port {
+    /// Where DNS servers answer.
+    pub const DNS: Self = Self(53);
+
     /// From a context field that holds the port in network byte order in its low half
     /// (`bpf_sock_addr.user_port`, `bpf_sock.dst_port`).
     #[inline(always)]

@@ -13,6 +13,10 @@ pub enum Hook {
     Getsockopt,
     Getpeername4,
     Getpeername6,
+    Sendmsg4,
+    Sendmsg6,
+    Recvmsg4,
+    Recvmsg6,
     SockOps,
     SkLookup,
 }
@@ -26,6 +30,10 @@ impl Hook {
         Self::Getsockopt,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+        Self::Recvmsg4,
+        Self::Recvmsg6,
         Self::SockOps,
         Self::SkLookup,
     ];
@@ -39,6 +47,10 @@ impl Hook {
             Self::Getsockopt => "getsockopt",
             Self::Getpeername4 => "getpeername4",
             Self::Getpeername6 => "getpeername6",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg4 => "recvmsg4",
+            Self::Recvmsg6 => "recvmsg6",
             Self::SockOps => "sock_ops",
             Self::SkLookup => "sk_lookup",
         }
@@ -128,50 +140,84 @@ impl Reason {
     /// The hooks at which it can happen.
     pub const fn hooks(self) -> &'static [Hook] {
         use Hook::{
-            Bind4, Bind6, Connect4, Connect6, Getpeername4, Getpeername6, Getsockopt, SkLookup,
-            SockOps,
+            Bind4, Bind6, Connect4, Connect6, Getpeername4, Getpeername6, Getsockopt, Recvmsg4,
+            Recvmsg6, Sendmsg4, Sendmsg6, SkLookup, SockOps,
         };
         match self {
-            Self::OtherNetns => &[Connect4, Connect6, SockOps],
-            Self::TableFull | Self::BoundToDevice => &[Connect4, Connect6],
-            Self::RedirectRange => &[Bind4, Bind6, Connect4, Connect6, SkLookup],
-            Self::HelperFailed => &[Connect4, Connect6, SkLookup],
+            Self::OtherNetns => &[Connect4, Connect6, Sendmsg4, Sendmsg6, SockOps],
+            Self::TableFull | Self::BoundToDevice => &[Connect4, Connect6, Sendmsg4, Sendmsg6],
+            Self::RedirectRange => &[
+                Bind4, Bind6, Connect4, Connect6, Sendmsg4, Sendmsg6, SkLookup,
+            ],
+            Self::HelperFailed => &[Connect4, Connect6, Sendmsg4, Sendmsg6, SkLookup],
             Self::NoListener | Self::ForeignSource => &[SkLookup],
-            Self::StaleNumber => &[Getsockopt, Getpeername4, Getpeername6],
+            Self::StaleNumber => &[Getsockopt, Getpeername4, Getpeername6, Recvmsg4, Recvmsg6],
             Self::SlotsFull => &[SockOps],
-            Self::NotReady => &[Connect6],
+            Self::NotReady => &[Connect6, Sendmsg6],
         }
     }
 }
 
-/// A hook that asks the outbound rules.
+/// A hook that asks the outbound rules: `connect()`, or a DNS query without it.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConnectHook {
-    V4,
-    V6,
+pub enum OutboundHook {
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
 }
 
-impl ConnectHook {
-    pub const ALL: &'static [Self] = &[Self::V4, Self::V6];
+impl OutboundHook {
+    pub const ALL: &'static [Self] = &[
+        Self::Connect4,
+        Self::Connect6,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
+    ];
+    const COUNT: u32 = Self::ALL.len() as u32;
 
     #[inline(always)]
     pub const fn hook(self) -> Hook {
         match self {
-            Self::V4 => Hook::Connect4,
-            Self::V6 => Hook::Connect6,
+            Self::Connect4 => Hook::Connect4,
+            Self::Connect6 => Hook::Connect6,
+            Self::Sendmsg4 => Hook::Sendmsg4,
+            Self::Sendmsg6 => Hook::Sendmsg6,
         }
+    }
+
+    /// The rules that can count here. A DNS query that is sent without `connect()` is UDP, which
+    /// those for TCP do not meet.
+    pub fn rules(self) -> impl Iterator<Item = OutboundRule> {
+        use OutboundRule as Rule;
+        let is_udp = matches!(self, Self::Sendmsg4 | Self::Sendmsg6);
+        let is_for_tcp = |rule| {
+            matches!(
+                rule,
+                Rule::ProxyToOwnPodByUid
+                    | Rule::LocalNotProxyByUid
+                    | Rule::ProxyToOwnPodByGid
+                    | Rule::LocalNotProxyByGid
+                    | Rule::IncludedPort
+                    | Rule::Everything
+                    | Rule::IncludedRange
+            )
+        };
+        let rules = OutboundRule::ALL.iter().copied();
+        rules.filter(move |&rule| !is_udp || !is_for_tcp(rule))
     }
 }
 
 /// One counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counter {
-    Outbound(ConnectHook, OutboundRule),
+    Outbound(OutboundHook, OutboundRule),
     Inbound(InboundRule),
     Other(Hook, Reason),
 }
 
-const INBOUND_BASE: u32 = 2 * OutboundRule::COUNT;
+const INBOUND_BASE: u32 = OutboundHook::COUNT * OutboundRule::COUNT;
 const OTHER_BASE: u32 = INBOUND_BASE + InboundRule::COUNT;
 
 impl Counter {
@@ -182,8 +228,7 @@ impl Counter {
     #[inline(always)]
     pub const fn index(self) -> u32 {
         match self {
-            Self::Outbound(ConnectHook::V4, rule) => rule as u32,
-            Self::Outbound(ConnectHook::V6, rule) => OutboundRule::COUNT + rule as u32,
+            Self::Outbound(hook, rule) => hook as u32 * OutboundRule::COUNT + rule as u32,
             Self::Inbound(rule) => INBOUND_BASE + rule as u32,
             Self::Other(hook, reason) => OTHER_BASE + hook as u32 * Reason::COUNT + reason as u32,
         }
@@ -191,11 +236,9 @@ impl Counter {
 
     /// Every counter that can move, in the order in which they are shown.
     pub fn all() -> impl Iterator<Item = Self> {
-        let outbound = ConnectHook::ALL.iter().flat_map(|&hook| {
-            OutboundRule::ALL
-                .iter()
-                .map(move |&rule| Self::Outbound(hook, rule))
-        });
+        let outbound = OutboundHook::ALL
+            .iter()
+            .flat_map(|&hook| hook.rules().map(move |rule| Self::Outbound(hook, rule)));
         let inbound = InboundRule::ALL.iter().map(|&rule| Self::Inbound(rule));
         let other = Reason::ALL.iter().flat_map(|&reason| {
             reason

@@ -5,7 +5,9 @@
 
 use crate::{
     addr::{Ip, OrigDst, Port},
-    policy::{IdList, Policy, PortLists, Switches},
+    interface::Interface,
+    lists::{IdList, PortLists},
+    policy::{Policy, Switches},
     rule::{InboundRule, OutboundRule},
 };
 
@@ -37,26 +39,104 @@ pub enum Source {
     Bound(Ip),
 }
 
-/// The facts about a TCP connection that is about to be made.
+/// What the rules tell apart. Other protocols are never captured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// What is known about the process that connects or sends, apart from the owner of its socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// The owner decides.
+    MayBeProxy,
+    /// It runs outside the proxy's cgroup, so it is not the proxy whoever owns its socket.
+    Application,
+}
+
+/// The socket that connects or sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Socket {
+    pub protocol: Protocol,
+    pub owner: Owner,
+    pub source: Source,
+    /// What it is bound to with SO_BINDTODEVICE.
+    pub device: Interface,
+    pub caller: Caller,
+}
+
+impl Socket {
+    /// The owner whom the rules for the proxy look at.
+    #[inline(always)]
+    const fn proxy(&self) -> Owner {
+        match self.caller {
+            Caller::MayBeProxy => self.owner,
+            Caller::Application => Owner::NOBODY,
+        }
+    }
+}
+
+/// The facts about a connection that is about to be made, or a datagram that is about to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outbound {
-    source: Source,
+    socket: Socket,
     dst: OrigDst,
-    owner: Owner,
 }
 
 impl Outbound {
     /// `asked` is what `connect()` was called with; 0.0.0.0 and `::` become what they mean.
     #[inline(always)]
-    pub fn new(owner: Owner, source: Source, asked: OrigDst) -> Self {
-        let dst = OrigDst::new(resolve_unspecified(asked.ip, source), asked.port);
-        Self { source, dst, owner }
+    pub fn new(socket: Socket, asked: OrigDst) -> Self {
+        let dst = OrigDst::new(resolve_unspecified(asked.ip, socket.source), asked.port);
+        Self { socket, dst }
     }
 
     /// Where the connection goes unless it is redirected.
     #[inline(always)]
     pub const fn dst(&self) -> &OrigDst {
         &self.dst
+    }
+
+    /// What `-o lo` asks: whether packets stay in the pod. A socket that is bound to a device finds
+    /// only the local addresses of that device (`fib_lookup` with an output interface), except that
+    /// one bound to lo never leaves it.
+    #[inline(always)]
+    pub fn is_to_lo(&self, tables: &impl Tables) -> bool {
+        let local = if self.dst.ip.is_loopback() {
+            Interface::LO
+        } else {
+            tables.interface_with(&self.dst.ip)
+        };
+        let device = self.socket.device;
+        if device == Interface::NONE {
+            local != Interface::NONE
+        } else {
+            device == Interface::LO || device == local
+        }
+    }
+
+    /// The source that packets will have, where it is known before the kernel has chosen one: an
+    /// IPv6 socket that is not bound talks to an address of the pod from that same address
+    /// (RFC 6724, rule 1; `ipv6_get_saddr_eval`, net/ipv6/addrconf.c).
+    #[inline(always)]
+    pub fn known_source(&self, to_lo: bool) -> Option<Ip> {
+        match self.socket.source {
+            Source::Bound(ip) => Some(ip),
+            Source::Unbound if to_lo && !self.dst.ip.is_v4() => Some(self.dst.ip),
+            Source::Unbound => None,
+        }
+    }
+
+    #[inline(always)]
+    fn leaves_by(&self, to_lo: bool, tables: &impl Tables) -> Interface {
+        if to_lo {
+            Interface::LO
+        } else if self.socket.device == Interface::NONE {
+            tables.interface_towards(&self.dst.ip)
+        } else {
+            self.socket.device
+        }
     }
 }
 
@@ -65,6 +145,8 @@ impl Outbound {
 pub struct Inbound {
     pub dst: Ip,
     pub port: Port,
+    /// Where it comes in.
+    pub interface: Interface,
 }
 
 /// What the decision looks up. In the kernel these are maps.
@@ -75,19 +157,55 @@ pub trait Tables {
     fn is_excluded(&self, ip: &Ip) -> bool;
     /// Whether the address lies in an included outbound range.
     fn is_included(&self, ip: &Ip) -> bool;
-    /// What `-o lo` means to iptables: the address is local to the pod's network namespace.
-    fn is_local(&self, ip: &Ip) -> bool;
+    /// Whether queries to this DNS server are captured. Asked only if not all are.
+    fn is_dns_server(&self, ip: &Ip) -> bool;
+    /// The interface that has this address; none if it is not local to the pod's namespace.
+    fn interface_with(&self, ip: &Ip) -> Interface;
+    /// The interface that leads to this address, which is not local. Asked only if an interface is
+    /// excluded.
+    fn interface_towards(&self, ip: &Ip) -> Interface;
 }
 
-/// Outbound: the chain `ISTIO_OUTPUT`.
+impl<T: Tables> Tables for &T {
+    fn port_lists(&self, port: Port) -> PortLists {
+        (**self).port_lists(port)
+    }
+
+    fn is_excluded(&self, ip: &Ip) -> bool {
+        (**self).is_excluded(ip)
+    }
+
+    fn is_included(&self, ip: &Ip) -> bool {
+        (**self).is_included(ip)
+    }
+
+    fn is_dns_server(&self, ip: &Ip) -> bool {
+        (**self).is_dns_server(ip)
+    }
+
+    fn interface_with(&self, ip: &Ip) -> Interface {
+        (**self).interface_with(ip)
+    }
+
+    fn interface_towards(&self, ip: &Ip) -> Interface {
+        (**self).interface_towards(ip)
+    }
+}
+
+/// Outbound: the interfaces in `OUTPUT`, then the chain `ISTIO_OUTPUT`.
 #[inline(always)]
 pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -> OutboundRule {
-    let Outbound { source, dst, owner } = *flow;
-    let OrigDst { ip: dst, port, .. } = dst;
+    let Outbound { socket, dst } = flow;
+    let OrigDst { ip: dst, port, .. } = *dst;
+    let (owner, proxy) = (socket.owner, socket.proxy());
     let switches = policy.switches;
 
     if !dst.is_v4() && !switches.has(Switches::IPV6) {
         return OutboundRule::NoIpv6Rules;
+    }
+    let to_lo = flow.is_to_lo(tables);
+    if switches.has(Switches::INTERFACES) && policy.excludes(flow.leaves_by(to_lo, tables)) {
+        return OutboundRule::ExcludedInterface;
     }
     let lists = if switches.has(Switches::OUTBOUND_PORTS) {
         tables.port_lists(port)
@@ -97,34 +215,53 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     if lists.has(PortLists::OUTBOUND_EXCLUDED) {
         return OutboundRule::ExcludedPort;
     }
-
-    let to_lo = dst.is_loopback() || tables.is_local(&dst);
-    let localhost = dst == Ip::LOOPBACK_V4 || dst == Ip::LOOPBACK_V6;
-    if to_lo && source_is_passthrough(source, &dst) {
+    if to_lo && is_passthrough(flow.known_source(to_lo), &dst) {
         return OutboundRule::FromInboundPassthrough;
     }
-    let block = OwnerBlock {
-        to_lo,
-        to_own_pod: to_lo && !localhost && port != policy.tunnel_port,
-        returns_local: to_lo && !switches.has(Switches::LOOPBACK_INCLUDED),
-    };
-    match block.walk(&policy.uids, owner.uid) {
+    let local = Local::new(policy, flow, to_lo);
+    match local.for_users().walk(&policy.uids, proxy.uid) {
         OwnerMatch::OwnPod => return OutboundRule::ProxyToOwnPodByUid,
         OwnerMatch::LocalOfAnother => return OutboundRule::LocalNotProxyByUid,
         OwnerMatch::Proxy => return OutboundRule::ProxyByUid,
         OwnerMatch::None => {}
     }
-    match block.walk(&policy.gids, owner.gid) {
+    match local.for_groups().walk(&policy.gids, proxy.gid) {
         OwnerMatch::OwnPod => return OutboundRule::ProxyToOwnPodByGid,
         OwnerMatch::LocalOfAnother => return OutboundRule::LocalNotProxyByGid,
         OwnerMatch::Proxy => return OutboundRule::ProxyByGid,
         OwnerMatch::None => {}
     }
-    if localhost {
+    if switches.has(Switches::GROUPS_EXCLUDED) && policy.groups.contains(owner.gid) {
+        return OutboundRule::ExcludedGroup;
+    }
+    if switches.has(Switches::GROUPS_INCLUDED) && !policy.groups.contains(owner.gid) {
+        return OutboundRule::NotIncludedGroup;
+    }
+    if captures_dns(policy, &dst, port, tables) {
+        return OutboundRule::Dns;
+    }
+    captured_destination(policy, flow, lists, tables)
+}
+
+/// What is left once the owner is known to be an application: only the destination counts.
+#[inline(always)]
+fn captured_destination(
+    policy: &Policy,
+    flow: &Outbound,
+    lists: PortLists,
+    tables: &impl Tables,
+) -> OutboundRule {
+    let switches = policy.switches;
+    let dst = &flow.dst.ip;
+    if policy.loopback.contains(dst) {
         return OutboundRule::Localhost;
     }
-    if switches.has(Switches::OUTBOUND_EXCLUDED_RANGES) && tables.is_excluded(&dst) {
+    if switches.has(Switches::OUTBOUND_EXCLUDED_RANGES) && tables.is_excluded(dst) {
         return OutboundRule::ExcludedRange;
+    }
+    // `ISTIO_REDIRECT` holds a rule for TCP only.
+    if flow.socket.protocol == Protocol::Udp {
+        return OutboundRule::EndOfChain;
     }
     if lists.has(PortLists::OUTBOUND_INCLUDED) {
         return OutboundRule::IncludedPort;
@@ -132,10 +269,18 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     if switches.has(Switches::OUTBOUND_ALL) {
         return OutboundRule::Everything;
     }
-    if switches.has(Switches::OUTBOUND_RANGES) && tables.is_included(&dst) {
+    if switches.has(Switches::OUTBOUND_RANGES) && tables.is_included(dst) {
         return OutboundRule::IncludedRange;
     }
     OutboundRule::EndOfChain
+}
+
+/// Whether `ISTIO_OUTPUT_DNS` redirects it.
+#[inline(always)]
+fn captures_dns(policy: &Policy, dst: &Ip, port: Port, tables: &impl Tables) -> bool {
+    policy.switches.has(Switches::DNS)
+        && port == Port::DNS
+        && (policy.switches.has(Switches::DNS_ALL) || tables.is_dns_server(dst))
 }
 
 /// Inbound: `PREROUTING` and `ISTIO_INBOUND`.
@@ -144,6 +289,9 @@ pub fn decide_inbound(policy: &Policy, flow: &Inbound, tables: &impl Tables) -> 
     let switches = policy.switches;
     if !flow.dst.is_v4() && !switches.has(Switches::IPV6) {
         return InboundRule::NoIpv6Rules;
+    }
+    if switches.has(Switches::INTERFACES) && policy.excludes(flow.interface) {
+        return InboundRule::ExcludedInterface;
     }
     let all = switches.has(Switches::INBOUND_ALL);
     if !all && !switches.has(Switches::INBOUND_PORTS) {
@@ -187,12 +335,13 @@ fn resolve_unspecified(dst: Ip, source: Source) -> Ip {
 }
 
 #[inline(always)]
-fn source_is_passthrough(source: Source, dst: &Ip) -> bool {
-    match source {
-        Source::Unbound => false,
-        Source::Bound(ip) if dst.is_v4() => ip == PASSTHROUGH_V4,
-        Source::Bound(ip) => ip == PASSTHROUGH_V6,
-    }
+fn is_passthrough(source: Option<Ip>, dst: &Ip) -> bool {
+    let wanted = if dst.is_v4() {
+        PASSTHROUGH_V4
+    } else {
+        PASSTHROUGH_V6
+    };
+    source == Some(wanted)
 }
 
 /// What one block of owner rules says.
@@ -203,18 +352,62 @@ enum OwnerMatch {
     None,
 }
 
+/// What rules 2, 3, 5 and 6 ask about the destination. With DNS capture, queries are not kept from
+/// the rules behind by 2, 3 and 6; 5 has no such exception in Istio.
+#[derive(Clone, Copy)]
+struct Local {
+    /// Rule 5 holds but for the owner.
+    to_own_pod: bool,
+    /// Rules 3 and 6 hold but for the owner.
+    returns: bool,
+    is_captured_dns: bool,
+}
+
+impl Local {
+    #[inline(always)]
+    fn new(policy: &Policy, flow: &Outbound, to_lo: bool) -> Self {
+        let dns = policy.switches.has(Switches::DNS);
+        let is_tcp = flow.socket.protocol == Protocol::Tcp;
+        let port = flow.dst.port;
+        let returns = to_lo && !policy.switches.has(Switches::LOOPBACK_INCLUDED);
+        Self {
+            to_own_pod: to_lo
+                && is_tcp
+                && port != policy.tunnel_port
+                && !policy.loopback.contains(&flow.dst.ip),
+            returns: returns && (!dns || is_tcp && port != Port::DNS),
+            is_captured_dns: dns && port == Port::DNS,
+        }
+    }
+
+    #[inline(always)]
+    const fn for_users(self) -> OwnerBlock {
+        OwnerBlock {
+            to_own_pod: self.to_own_pod && !self.is_captured_dns,
+            returns: self.returns,
+        }
+    }
+
+    #[inline(always)]
+    const fn for_groups(self) -> OwnerBlock {
+        OwnerBlock {
+            to_own_pod: self.to_own_pod,
+            returns: self.returns,
+        }
+    }
+}
+
 /// Rules 2 to 4 (uids) and 5 to 7 (gids): the same three rules for each id of a list, block by
 /// block. So with ids "3,4" the second rule for 3 returns all local traffic of 4 before 4's own
 /// first rule is reached, as in Istio.
 struct OwnerBlock {
-    to_lo: bool,
     to_own_pod: bool,
-    returns_local: bool,
+    returns: bool,
 }
 
 impl OwnerBlock {
     #[inline(always)]
-    fn walk(&self, ids: &IdList, id: u32) -> OwnerMatch {
+    fn walk<const N: usize>(&self, ids: &IdList<N>, id: u32) -> OwnerMatch {
         for proxy in ids.iter() {
             let is_proxy = id == proxy;
             if is_proxy {
@@ -224,7 +417,7 @@ impl OwnerBlock {
                     OwnerMatch::Proxy
                 };
             }
-            if self.returns_local && self.to_lo {
+            if self.returns {
                 return OwnerMatch::LocalOfAnother;
             }
         }

@@ -3,7 +3,8 @@
 //! Read in this order:
 //!
 //! 1. [`addr`]: addresses and ports as the rules see them;
-//! 2. [`policy`]: what the user asked for, as bytes in one map value;
+//! 2. [`policy`]: what the user asked for, as bytes in one map value; [`lists`] and [`interface`]
+//!    are parts of it;
 //! 3. [`rule`]: every rule, its number or name, its iptables twin, its action;
 //! 4. [`decide`]: facts in, rule out. Nothing else in the project decides;
 //! 5. [`number`]: how a destination travels inside a loopback address;
@@ -19,6 +20,8 @@
 pub mod addr;
 pub mod counter;
 pub mod decide;
+pub mod interface;
+pub mod lists;
 pub mod maps;
 pub mod number;
 pub mod owner;
@@ -28,4 +31,4 @@ pub mod policy;
 pub mod rule;
 
 /// Changes whenever the meaning or the layout of anything in a map changes.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

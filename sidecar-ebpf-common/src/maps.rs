@@ -8,8 +8,17 @@ pub const PORTS: &str = "PORTS";
 pub const INCLUDED: &str = "INCLUDED";
 /// Trie of [`Prefix`](crate::addr::Prefix): outbound ranges that are not captured.
 pub const EXCLUDED: &str = "EXCLUDED";
-/// Trie of [`Prefix`](crate::addr::Prefix): what `-o lo` means, the local addresses of the pod.
+/// Trie of [`Prefix`](crate::addr::Prefix) → [`Interface`](crate::interface::Interface): what
+/// `-o lo` means, the local addresses of the pod, and the interface that each belongs to.
 pub const LOCALS: &str = "LOCALS";
+/// Trie of [`Prefix`](crate::addr::Prefix) → [`Route`](crate::interface::Route): where addresses
+/// outside the pod lead. Empty unless [`Switches`](crate::policy::Switches) ask for it.
+pub const ROUTES: &str = "ROUTES";
+/// Hash of [`Ip`](crate::addr::Ip): the DNS servers whose queries are captured, if not all are.
+pub const DNS_SERVERS: &str = "DNS_SERVERS";
+/// Socket storage: [`Number`](crate::number::Number) of the server that a UDP socket's queries
+/// are for.
+pub const ASKED: &str = "ASKED";
 /// Hash, [`OrigDst`](crate::addr::OrigDst) → [`Number`](crate::number::Number).
 pub const NUMBERS: &str = "NUMBERS";
 /// Array, ring slot → [`Destination`](crate::number::Destination).
@@ -31,26 +40,33 @@ pub const MAX_RANGES: u32 = 65_536;
 /// Local addresses and local prefixes of one network namespace.
 pub const MAX_LOCALS: u32 = 16_384;
 
+/// Prefixes in the route map.
+pub const MAX_ROUTES: u32 = 16_384;
+/// Servers in resolv.conf; the resolver of the C library reads three.
+pub const MAX_DNS_SERVERS: u32 = 64;
+
 /// Slots in the number ring unless told otherwise.
 pub const DEFAULT_DESTINATIONS: u32 = 16_384;
 /// The fewest slots that make sense, and the most that leave at least one bit to tell laps apart.
 pub const MIN_DESTINATIONS: u32 = 2;
 pub const MAX_DESTINATIONS: u32 = 1 << (crate::number::NUMBER_BITS - 1);
 
-/// Which of the proxy's two listening ports a slot of the listener map is for. Each has
+/// Which of the proxy's listening ports a slot of the listener map is for. Each has
 /// [`Listeners::SLOTS`] slots: one per worker, because a slot empties when its socket closes
 /// although other workers may still listen on the port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listeners {
     Outbound,
     Inbound,
+    /// DNS over TCP.
+    Dns,
 }
 
 impl Listeners {
     /// More sockets than this are served through the registered ones' reuseport group. An Envoy with
     /// 16 workers has 32 (IPv4 and IPv6), and twice that during a hot restart.
     pub const SLOTS: u32 = 64;
-    pub const ALL: [Self; 2] = [Self::Outbound, Self::Inbound];
+    pub const ALL: [Self; 3] = [Self::Outbound, Self::Inbound, Self::Dns];
 
     #[inline(always)]
     pub const fn index(self) -> u32 {
@@ -59,9 +75,6 @@ impl Listeners {
 
     #[inline(always)]
     pub const fn first_slot(self) -> u32 {
-        match self {
-            Self::Outbound => 0,
-            Self::Inbound => Self::SLOTS,
-        }
+        self.index() * Self::SLOTS
     }
 }

@@ -3,9 +3,11 @@
 
 use crate::{
     addr::{Ip, OrigDst},
+    interface::{Interface, Route},
+    lists::PortGroup,
     number::{Destination, Number},
     owner::CredentialOffsets,
-    policy::{Policy, PortGroup},
+    policy::Policy,
 };
 
 macro_rules! plain {
@@ -23,5 +25,7 @@ plain!(
     Destination,
     Policy,
     PortGroup,
+    Interface,
+    Route,
     CredentialOffsets
 );

@@ -1,45 +1,10 @@
 //! What the user asked for, as one map value that the hooks read.
 
-use crate::addr::Port;
-
-/// How many user or group ids one list may hold. Istio itself writes one.
-pub const MAX_IDS: usize = 16;
-
-/// A list of user or group ids in the order of the rules.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IdList {
-    len: u32,
-    ids: [u32; MAX_IDS],
-}
-
-const _: () = assert!(size_of::<IdList>() == 68);
-
-impl IdList {
-    pub const EMPTY: Self = Self {
-        len: 0,
-        ids: [0; MAX_IDS],
-    };
-
-    /// `None` if there are more than [`MAX_IDS`].
-    pub fn new(ids: &[u32]) -> Option<Self> {
-        let mut list = Self::EMPTY;
-        list.ids.get_mut(..ids.len())?.copy_from_slice(ids);
-        list.len = ids.len() as u32;
-        Some(list)
-    }
-
-    #[inline(always)]
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        // A walk over the whole array, stopped by the length: the verifier knows its bound.
-        let len = self.len;
-        self.ids
-            .iter()
-            .zip(0..)
-            .take_while(move |(_, i)| *i < len)
-            .map(|(id, _)| *id)
-    }
-}
+use crate::{
+    addr::{Ip, Port},
+    interface::Interface,
+    lists::{Groups, Ids, Interfaces},
+};
 
 /// A set of [`Policy`] switches.
 #[repr(transparent)]
@@ -69,6 +34,22 @@ impl Switches {
     /// connection would leave the pod.
     pub const IPV6_ROUTE: Self = Self(1 << 8);
 
+    /// DNS is captured: queries to port 53 go to the proxy's agent.
+    pub const DNS: Self = Self(1 << 9);
+    /// Queries to any server are captured, not only to the listed ones.
+    pub const DNS_ALL: Self = Self(1 << 10);
+    /// Outbound capture is for members of the listed groups only.
+    pub const GROUPS_INCLUDED: Self = Self(1 << 11);
+    /// Outbound capture leaves members of the listed groups out.
+    pub const GROUPS_EXCLUDED: Self = Self(1 << 12);
+    /// Some interface is excluded; the route map says which destinations lead there.
+    pub const INTERFACES: Self = Self(1 << 13);
+    /// The kernel chooses different source addresses for different destinations; the route map
+    /// says which.
+    pub const SOURCES: Self = Self(1 << 14);
+    /// Only processes of the proxy's own cgroup can be the proxy.
+    pub const PROXY_CGROUP: Self = Self(1 << 15);
+
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -90,8 +71,9 @@ impl Switches {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
     pub scope: Scope,
-    pub uids: IdList,
-    pub gids: IdList,
+    pub proxy_cgroup: ProxyCgroup,
+    pub uids: Ids,
+    pub gids: Ids,
     pub switches: Switches,
     /// Proxy's port for outbound connections.
     pub outbound_port: Port,
@@ -99,16 +81,23 @@ pub struct Policy {
     pub inbound_port: Port,
     /// Never redirected inbound or to the own pod (HBONE).
     pub tunnel_port: Port,
-    zero: u16,
+    /// Where the proxy's agent answers DNS queries.
+    pub dns_port: Port,
     /// Slots in the number ring less one; a power of two less one.
     pub ring_mask: u32,
     /// How long a number stays reserved after its last use, in [`crate::number::Tick`]s.
     pub hold: u32,
+    /// What counts as localhost.
+    pub loopback: Loopback,
+    pub sources: Sources,
+    pub excluded_interfaces: Interfaces,
+    /// Whom outbound capture includes or excludes; the switches say which.
+    pub groups: Groups,
     /// [`crate::LAYOUT_VERSION`] of whoever wrote this.
     pub layout: u32,
 }
 
-const _: () = assert!(size_of::<Policy>() == 176);
+const _: () = assert!(size_of::<Policy>() == 568);
 
 /// Which sockets of the cgroup the policy is for, by the cookie of their network namespace.
 #[repr(C)]
@@ -152,90 +141,146 @@ impl Scope {
     }
 }
 
-/// The parts of a [`Policy`] that come from settings; the rest has one right value.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub uids: IdList,
-    pub gids: IdList,
-    pub switches: Switches,
-    pub outbound_port: Port,
-    pub inbound_port: Port,
-    pub tunnel_port: Port,
-    pub ring_mask: u32,
-    pub hold: u32,
+/// IPv4 addresses that are "localhost" to rules 2, 5 and 8; for IPv6 that is `::1`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loopback {
+    /// Network byte order, like the words of an [`Ip`].
+    net: u32,
+    mask: u32,
 }
 
-impl Policy {
-    pub const fn new(scope: Scope, settings: Settings) -> Self {
-        let Settings {
-            uids,
-            gids,
-            switches,
-            outbound_port,
-            inbound_port,
-            tunnel_port,
-            ring_mask,
-            hold,
-        } = settings;
+impl Loopback {
+    /// 127.0.0.1 alone, Istio's default.
+    pub const LOCALHOST: Self = Self::new(core::net::Ipv4Addr::LOCALHOST, 32);
+
+    /// The range of that length (at most 32) around the address.
+    pub const fn new(addr: core::net::Ipv4Addr, len: u32) -> Self {
+        let mask = match len {
+            0 => 0,
+            _ => u32::MAX << (32 - len),
+        };
         Self {
-            scope,
-            uids,
-            gids,
-            switches,
-            outbound_port,
-            inbound_port,
-            tunnel_port,
-            zero: 0,
-            ring_mask,
-            hold,
-            layout: crate::LAYOUT_VERSION,
+            net: (addr.to_bits() & mask).to_be(),
+            mask: mask.to_be(),
+        }
+    }
+
+    /// The first address of the range, and its length.
+    pub const fn range(&self) -> (core::net::Ipv4Addr, u8) {
+        let addr = core::net::Ipv4Addr::from_bits(u32::from_be(self.net));
+        (addr, self.mask.count_ones() as u8)
+    }
+
+    #[inline(always)]
+    pub fn contains(&self, ip: &Ip) -> bool {
+        if ip.is_v4() {
+            ip.words()[0] & self.mask == self.net
+        } else {
+            *ip == Ip::LOOPBACK_V6
         }
     }
 }
 
-/// What the port lists say about one port: four bits.
+/// The source addresses that the kernel chooses where no route says otherwise; unspecified while
+/// the pod has none.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sources {
+    pub v4: Ip,
+    pub v6: Ip,
+}
+
+impl Sources {
+    pub const NONE: Self = Self {
+        v4: Ip::UNSPECIFIED_V4,
+        v6: Ip::UNSPECIFIED_V6,
+    };
+}
+
+/// The cgroup of the proxy's container, if it is told by that too. Zero otherwise.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PortLists(u64);
+pub struct ProxyCgroup {
+    /// As `bpf_get_current_ancestor_cgroup_id` returns it: the inode number of the directory.
+    pub id: u64,
+    /// How deep it lies below the root of the hierarchy, which is level 0.
+    pub level: u64,
+}
 
-impl PortLists {
-    pub const NONE: Self = Self(0);
-    pub const OUTBOUND_EXCLUDED: Self = Self(1);
-    pub const OUTBOUND_INCLUDED: Self = Self(1 << 1);
-    pub const INBOUND_EXCLUDED: Self = Self(1 << 2);
-    pub const INBOUND_INCLUDED: Self = Self(1 << 3);
+/// The parts of a [`Policy`] that come from settings; the rest has one right value.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub uids: Ids,
+    pub gids: Ids,
+    pub groups: Groups,
+    pub switches: Switches,
+    pub outbound_port: Port,
+    pub inbound_port: Port,
+    pub tunnel_port: Port,
+    pub dns_port: Port,
+    pub loopback: Loopback,
+    pub ring_mask: u32,
+    pub hold: u32,
+}
 
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+/// The parts of a [`Policy`] that come from the pod as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    pub scope: Scope,
+    pub proxy_cgroup: ProxyCgroup,
+    pub sources: Sources,
+    pub excluded_interfaces: Interfaces,
+}
+
+impl Surroundings {
+    pub const fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            proxy_cgroup: ProxyCgroup { id: 0, level: 0 },
+            sources: Sources::NONE,
+            excluded_interfaces: Interfaces::EMPTY,
+        }
     }
 }
 
-/// The lists for 16 neighbouring ports: value `port / 16` of the port map.
-#[repr(transparent)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PortGroup(u64);
-
-const _: () = assert!(size_of::<PortGroup>() == 8);
-
-impl PortGroup {
-    pub const GROUPS: u32 = 65_536 / 16;
-
-    #[inline(always)]
-    pub const fn index(port: Port) -> u32 {
-        (port.0 >> 4) as u32
+impl Policy {
+    pub const fn new(pod: Surroundings, settings: Settings) -> Self {
+        let Settings {
+            uids,
+            gids,
+            groups,
+            switches,
+            outbound_port,
+            inbound_port,
+            tunnel_port,
+            dns_port,
+            loopback,
+            ring_mask,
+            hold,
+        } = settings;
+        Self {
+            scope: pod.scope,
+            proxy_cgroup: pod.proxy_cgroup,
+            uids,
+            gids,
+            switches,
+            outbound_port,
+            inbound_port,
+            tunnel_port,
+            dns_port,
+            ring_mask,
+            hold,
+            loopback,
+            sources: pod.sources,
+            excluded_interfaces: pod.excluded_interfaces,
+            groups,
+            layout: crate::LAYOUT_VERSION,
+        }
     }
 
     #[inline(always)]
-    pub const fn get(self, port: Port) -> PortLists {
-        PortLists(self.0 >> Self::shift(port) & 0xf)
-    }
-
-    pub const fn add(&mut self, port: Port, lists: PortLists) {
-        self.0 |= lists.0 << Self::shift(port);
-    }
-
-    #[inline(always)]
-    const fn shift(port: Port) -> u32 {
-        (port.0 as u32 & 0xf) * 4
+    pub fn excludes(&self, interface: Interface) -> bool {
+        self.excluded_interfaces.contains(interface.0)
     }
 }

@@ -14,6 +14,8 @@ pub enum Action {
     ToOutbound,
     /// To the proxy's inbound port (15006).
     ToInbound,
+    /// To the DNS port of the proxy's agent (15053).
+    ToDns,
 }
 
 impl Action {
@@ -22,6 +24,7 @@ impl Action {
             Self::Pass => "pass",
             Self::ToOutbound => "redirect-outbound",
             Self::ToInbound => "redirect-inbound",
+            Self::ToDns => "redirect-dns",
         }
     }
 }
@@ -69,10 +72,12 @@ macro_rules! chain {
 }
 
 chain! {
-    /// Outbound: the chain `ISTIO_OUTPUT`, asked at `connect()`.
+    /// Outbound: the chain `ISTIO_OUTPUT`, asked at `connect()`, and for DNS at `sendto()`.
     OutboundRule;
     NoIpv6Rules "no-ipv6-rules" Pass "(no ip6tables rules)"
         "The pod's first address is IPv4 and dual stack is off, so IPv6 has no rules.";
+    ExcludedInterface "excluded-interface" Pass "-o <interface> -j RETURN"
+        "The destination lies behind an interface that is excluded.";
     ExcludedPort "excluded-port" Pass "-p tcp --dport <port> -j RETURN"
         "The port is excluded from outbound capture.";
     FromInboundPassthrough "1" Pass "-o lo -s 127.0.0.6/32 -j RETURN"
@@ -91,6 +96,12 @@ chain! {
         "The application talks to an address of its own pod.";
     ProxyByGid "7" Pass "-m owner --gid-owner 1337 -j RETURN"
         "The proxy's own traffic (by gid).";
+    ExcludedGroup "excluded-group" Pass "-m owner --gid-owner <group> -j RETURN"
+        "The group is excluded from outbound capture.";
+    NotIncludedGroup "not-included-group" Pass "-m owner ! --gid-owner <group> -j RETURN"
+        "Outbound capture is for other groups only.";
+    Dns "dns" ToDns "-p udp --dport 53 -j REDIRECT --to-ports 15053"
+        "A DNS query: to the proxy's agent.";
     Localhost "8" Pass "-d 127.0.0.1/32 -j RETURN"
         "Anything to localhost.";
     ExcludedRange "excluded-range" Pass "-d <range> -j RETURN"
@@ -110,6 +121,8 @@ chain! {
     InboundRule;
     NoIpv6Rules "no-ipv6-rules" Pass "(no ip6tables rules)"
         "The pod's first address is IPv4 and dual stack is off, so IPv6 has no rules.";
+    ExcludedInterface "inbound-excluded-interface" Pass "-i <interface> -j RETURN"
+        "It comes in through an interface that is excluded.";
     Off "inbound-off" Pass "(no jump to ISTIO_INBOUND)"
         "Inbound capture is off.";
     Tunnel "inbound-tunnel" Pass "-p tcp --dport 15008 -j RETURN"

@@ -9,17 +9,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::{collection::vec, prelude::*, sample::select};
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    decide::{Inbound, Outbound, Owner, Source, decide_inbound, decide_outbound},
+    decide::{
+        Caller, Inbound, Outbound, Owner, Protocol, Socket, Source, decide_inbound, decide_outbound,
+    },
+    interface::Interface,
     rule::{InboundRule, OutboundRule},
 };
-use support::{Range, Wishes, range};
+use support::{Dns, ETH0, ETH1, LO, Members, Range, Wishes, range};
 
 /// One match of an iptables rule, of those that Istio uses.
 enum Match {
-    OutLo,
+    Out(Interface),
+    In(Interface),
     Source(IpAddr),
     To(Range),
     NotTo(Range),
+    Tcp,
+    Udp,
     Port(u16),
     NotPort(u16),
     Uid(u32),
@@ -30,20 +36,25 @@ enum Match {
 
 /// A packet as a rule sees it.
 struct Packet {
+    protocol: Protocol,
     src: Option<IpAddr>,
     dst: IpAddr,
     port: u16,
     owner: Owner,
-    out_lo: bool,
+    out: Interface,
+    come_in: Interface,
 }
 
 impl Match {
     fn holds(&self, packet: &Packet) -> bool {
         match *self {
-            Self::OutLo => packet.out_lo,
+            Self::Out(interface) => packet.out == interface,
+            Self::In(interface) => packet.come_in == interface,
             Self::Source(ip) => packet.src == Some(ip),
             Self::To(range) => range.contains(packet.dst),
             Self::NotTo(range) => !range.contains(packet.dst),
+            Self::Tcp => packet.protocol == Protocol::Tcp,
+            Self::Udp => packet.protocol == Protocol::Udp,
             Self::Port(port) => packet.port == port,
             Self::NotPort(port) => packet.port != port,
             Self::Uid(uid) => packet.owner.uid == uid,
@@ -54,109 +65,212 @@ impl Match {
     }
 }
 
-/// `ISTIO_OUTPUT` for one family, in the order in which Istio writes it.
-fn chain(wishes: &Wishes, v6: bool) -> Vec<(Vec<Match>, OutboundRule)> {
+type Rules<R> = Vec<(Vec<Match>, R)>;
+
+fn first<R>(rules: Rules<R>, packet: &Packet) -> Option<R> {
+    let mut rules = rules.into_iter();
+    let found = rules.find(|(matches, _)| matches.iter().all(|m| m.holds(packet)));
+    found.map(|(_, rule)| rule)
+}
+
+fn of_family(v6: bool, ranges: &[Range]) -> Vec<Range> {
+    let of_family = ranges.iter().filter(|range| range.addr.is_ipv6() == v6);
+    of_family.copied().collect()
+}
+
+/// `OUTPUT` and `ISTIO_OUTPUT` for one family, in the order in which Istio writes them.
+fn chain(wishes: &Wishes, v6: bool) -> Rules<OutboundRule> {
     use Match::*;
-    use OutboundRule as Out;
-    let of_family = |ranges: &[Range]| -> Vec<Range> {
-        ranges
-            .iter()
-            .copied()
-            .filter(|range| range.addr.is_ipv6() == v6)
-            .collect()
+    use OutboundRule as Rule;
+    let localhost = if v6 {
+        range("::1/128")
+    } else {
+        wishes.loopback()
     };
-    let localhost = range(if v6 { "::1/128" } else { "127.0.0.1/32" });
     let passthrough = if v6 { "::6" } else { "127.0.0.6" }.parse().unwrap();
-    let returns_local = !wishes.loopback_included();
     let mut rules = Vec::new();
-    for &port in &wishes.ports_excluded {
-        rules.push((vec![Port(port)], Out::ExcludedPort));
+    for &interface in &wishes.interfaces_excluded {
+        rules.push((vec![Out(interface)], Rule::ExcludedInterface));
     }
-    rules.push((
-        vec![OutLo, Source(passthrough)],
-        Out::FromInboundPassthrough,
-    ));
+    for &port in &wishes.ports_excluded {
+        rules.push((vec![Tcp, Port(port)], Rule::ExcludedPort));
+        rules.push((vec![Udp, Port(port)], Rule::ExcludedPort));
+    }
+    let delivers = vec![Out(LO), Source(passthrough)];
+    rules.push((delivers, Rule::FromInboundPassthrough));
     for &uid in &wishes.uids {
-        let to_own_pod = vec![OutLo, NotTo(localhost), NotPort(15008), Uid(uid)];
-        rules.push((to_own_pod, Out::ProxyToOwnPodByUid));
-        if returns_local {
-            rules.push((vec![OutLo, NotUid(uid)], Out::LocalNotProxyByUid));
+        let mut to_own_pod = vec![Out(LO), NotTo(localhost), Tcp, NotPort(15008), Uid(uid)];
+        if wishes.dns.is_on() {
+            to_own_pod.push(NotPort(53));
         }
-        rules.push((vec![Uid(uid)], Out::ProxyByUid));
+        rules.push((to_own_pod, Rule::ProxyToOwnPodByUid));
+        if let Some(mut returns) = returns_local(wishes) {
+            returns.push(NotUid(uid));
+            rules.push((returns, Rule::LocalNotProxyByUid));
+        }
+        rules.push((vec![Uid(uid)], Rule::ProxyByUid));
     }
     for &gid in &wishes.gids {
-        let to_own_pod = vec![OutLo, NotTo(localhost), NotPort(15008), Gid(gid)];
-        rules.push((to_own_pod, Out::ProxyToOwnPodByGid));
-        if returns_local {
-            rules.push((vec![OutLo, NotGid(gid)], Out::LocalNotProxyByGid));
+        // No exception for DNS.
+        let to_own_pod = vec![Out(LO), NotTo(localhost), Tcp, NotPort(15008), Gid(gid)];
+        rules.push((to_own_pod, Rule::ProxyToOwnPodByGid));
+        if let Some(mut returns) = returns_local(wishes) {
+            returns.push(NotGid(gid));
+            rules.push((returns, Rule::LocalNotProxyByGid));
         }
-        rules.push((vec![Gid(gid)], Out::ProxyByGid));
+        rules.push((vec![Gid(gid)], Rule::ProxyByGid));
     }
-    rules.push((vec![To(localhost)], Out::Localhost));
-    for range in of_family(&wishes.excluded) {
-        rules.push((vec![To(range)], Out::ExcludedRange));
+    match &wishes.members {
+        Members::Everyone => {}
+        Members::Only(groups) => {
+            let not_any = groups.iter().map(|&gid| NotGid(gid)).collect();
+            rules.push((not_any, Rule::NotIncludedGroup));
+        }
+        Members::AllBut(groups) => {
+            let each = groups
+                .iter()
+                .map(|&gid| (vec![Gid(gid)], Rule::ExcludedGroup));
+            rules.extend(each);
+        }
+    }
+    rules.extend(dns_chain(wishes, v6));
+    rules.push((vec![To(localhost)], Rule::Localhost));
+    for range in of_family(v6, &wishes.excluded) {
+        rules.push((vec![To(range)], Rule::ExcludedRange));
     }
     for &port in &wishes.ports_included {
-        rules.push((vec![Port(port)], Out::IncludedPort));
+        rules.push((vec![Tcp, Port(port)], Rule::IncludedPort));
     }
+    // The rule itself asks for no protocol; the one behind it, in ISTIO_REDIRECT, does.
     if wishes.outbound_all {
-        rules.push((vec![], Out::Everything));
+        rules.push((vec![Tcp], Rule::Everything));
     } else {
-        for range in of_family(&wishes.included) {
-            rules.push((vec![To(range)], Out::IncludedRange));
+        for range in of_family(v6, &wishes.included) {
+            rules.push((vec![Tcp, To(range)], Rule::IncludedRange));
         }
     }
     rules
 }
 
+/// Rules 3 and 6 but for the owner, if they are there.
+fn returns_local(wishes: &Wishes) -> Option<Vec<Match>> {
+    if wishes.loopback_included() {
+        None
+    } else if wishes.dns.is_on() {
+        Some(vec![Match::Out(LO), Match::Tcp, Match::NotPort(53)])
+    } else {
+        Some(vec![Match::Out(LO)])
+    }
+}
+
+/// `ISTIO_OUTPUT_DNS`.
+fn dns_chain(wishes: &Wishes, v6: bool) -> Rules<OutboundRule> {
+    let servers: Vec<Range> = match &wishes.dns {
+        Dns::Off => vec![],
+        Dns::All => of_family(v6, &[range("0.0.0.0/0"), range("::/0")]),
+        Dns::To(servers) => {
+            let single = servers.iter().map(|&addr| Range {
+                addr,
+                len: if addr.is_ipv6() { 128 } else { 32 },
+            });
+            of_family(v6, &single.collect::<Vec<_>>())
+        }
+    };
+    let mut rules = Vec::new();
+    for protocol in [|| Match::Tcp, || Match::Udp] {
+        for &server in &servers {
+            let matches = vec![protocol(), Match::Port(53), Match::To(server)];
+            rules.push((matches, OutboundRule::Dns));
+        }
+    }
+    rules
+}
+
+/// The interface that the kernel's routing chooses: lo for what is local. A socket that is bound to
+/// a device finds only that device's addresses.
+fn leaves_by(wishes: &Wishes, device: Interface, dst: IpAddr) -> Interface {
+    let local = if dst.is_loopback() {
+        Some(LO)
+    } else {
+        let found = wishes.locals.iter().find(|(local, _)| *local == dst);
+        found.map(|(_, interface)| *interface)
+    };
+    let mut routes = wishes.routes.iter();
+    let route = routes.find(|(range, _)| range.contains(dst));
+    match (device, local) {
+        (Interface::NONE, Some(_)) | (LO, _) => LO,
+        (Interface::NONE, None) => route.map_or(Interface::NONE, |(_, interface)| *interface),
+        (device, Some(interface)) if device == interface => LO,
+        (device, _) => device,
+    }
+}
+
 fn reference_outbound(wishes: &Wishes, flow: &Probe) -> OutboundRule {
-    let dst = IpAddr::from(flow.dst.ip);
+    let Probe { socket, dst } = *flow;
+    let port = dst.port.0;
+    let dst = IpAddr::from(dst.ip);
     if dst.is_ipv6() && !wishes.ipv6 {
         return OutboundRule::NoIpv6Rules;
     }
-    let src = match flow.source {
-        Source::Unbound => None,
+    let src = match socket.source {
+        // To an address of its own an IPv6 socket goes from that address.
+        Source::Unbound => dst.is_ipv6().then_some(dst),
         Source::Bound(ip) => Some(IpAddr::from(ip)),
     };
-    let out_lo = dst.is_loopback() || wishes.locals.contains(&dst);
     let packet = Packet {
+        protocol: socket.protocol,
         src,
         dst,
-        port: flow.dst.port.0,
-        owner: flow.owner,
-        out_lo,
+        port,
+        owner: socket.owner,
+        out: leaves_by(wishes, socket.device, dst),
+        come_in: Interface::NONE,
     };
-    chain(wishes, dst.is_ipv6())
-        .into_iter()
-        .find(|(matches, _)| matches.iter().all(|m| m.holds(&packet)))
-        .map_or(OutboundRule::EndOfChain, |(_, rule)| rule)
+    first(chain(wishes, dst.is_ipv6()), &packet).unwrap_or(OutboundRule::EndOfChain)
 }
 
-/// An outbound connection, in parts.
+/// An outbound connection or datagram, in parts.
 #[derive(Clone, Copy, Debug)]
 struct Probe {
-    owner: Owner,
-    source: Source,
+    socket: Socket,
     dst: OrigDst,
 }
 
+/// `PREROUTING` and `ISTIO_INBOUND`.
 fn reference_inbound(wishes: &Wishes, flow: &Inbound) -> InboundRule {
-    let port = flow.port.0;
+    use InboundRule as Rule;
+    let is_on = wishes.inbound_all || !wishes.inbound_included.is_empty();
     if !flow.dst.is_v4() && !wishes.ipv6 {
-        InboundRule::NoIpv6Rules
-    } else if !wishes.inbound_all && wishes.inbound_included.is_empty() {
-        InboundRule::Off
-    } else if port == 15008 {
-        InboundRule::Tunnel
-    } else if wishes.inbound_all && wishes.inbound_excluded.contains(&port) {
-        InboundRule::ExcludedPort
-    } else if wishes.inbound_all {
-        InboundRule::Everything
-    } else if wishes.inbound_included.contains(&port) {
-        InboundRule::IncludedPort
-    } else {
-        InboundRule::EndOfChain
+        return Rule::NoIpv6Rules;
     }
+    let mut rules = Vec::new();
+    for &interface in &wishes.interfaces_excluded {
+        rules.push((vec![Match::In(interface)], Rule::ExcludedInterface));
+    }
+    if is_on {
+        rules.push((vec![Match::Tcp, Match::Port(15008)], Rule::Tunnel));
+    }
+    if wishes.inbound_all {
+        for &port in &wishes.inbound_excluded {
+            rules.push((vec![Match::Tcp, Match::Port(port)], Rule::ExcludedPort));
+        }
+        rules.push((vec![Match::Tcp], Rule::Everything));
+    } else {
+        for &port in &wishes.inbound_included {
+            rules.push((vec![Match::Tcp, Match::Port(port)], Rule::IncludedPort));
+        }
+    }
+    let packet = Packet {
+        protocol: Protocol::Tcp,
+        src: None,
+        dst: flow.dst.into(),
+        port: flow.port.0,
+        owner: Owner::NOBODY,
+        out: Interface::NONE,
+        come_in: flow.interface,
+    };
+    let end = if is_on { Rule::EndOfChain } else { Rule::Off };
+    first(rules, &packet).unwrap_or(end)
 }
 
 const ADDRESSES: &[&str] = &[
@@ -165,6 +279,8 @@ const ADDRESSES: &[&str] = &[
     "127.0.0.9",
     "10.244.0.5",
     "10.244.0.66",
+    "192.168.7.5",
+    "192.168.7.9",
     "10.1.2.3",
     "10.9.9.9",
     "192.0.2.1",
@@ -190,6 +306,13 @@ const RANGES: &[&str] = &[
 ];
 const PORTS: &[u16] = &[80, 8080, 15001, 15006, 15008, 15090, 53, 1, 65535];
 const IDS: &[u32] = &[0, 3, 4, 1000, 1337];
+const LOOPBACKS: &[&str] = &[
+    "127.0.0.1/32",
+    "127.0.0.0/8",
+    "127.0.0.9/24",
+    "127.0.0.6/32",
+];
+const INTERFACES: &[Interface] = &[LO, ETH0, ETH1, Interface(4)];
 
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -203,22 +326,57 @@ fn ranges() -> impl Strategy<Value = Vec<Range>> {
     vec(select(RANGES).prop_map(range), 0..4)
 }
 
+/// Port 53 more often: rules differ there.
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![2 => select(PORTS), 1 => Just(53)]
+}
+
 fn ports() -> impl Strategy<Value = Vec<u16>> {
     vec(select(PORTS), 0..3)
 }
 
+fn interface() -> impl Strategy<Value = Interface> {
+    select(INTERFACES)
+}
+
+fn ids() -> impl Strategy<Value = Vec<u32>> {
+    vec(select(IDS), 0..3)
+}
+
+fn members() -> impl Strategy<Value = Members> {
+    prop_oneof![
+        2 => Just(Members::Everyone),
+        1 => ids().prop_map(Members::Only),
+        1 => ids().prop_map(Members::AllBut),
+    ]
+}
+
+fn dns() -> impl Strategy<Value = Dns> {
+    prop_oneof![
+        2 => Just(Dns::Off),
+        1 => vec(address(), 0..4).prop_map(Dns::To),
+        1 => Just(Dns::All),
+    ]
+}
+
 prop_compose! {
     fn wishes()(
-        ids in (vec(select(IDS), 0..3), vec(select(IDS), 0..3)),
+        ids in (ids(), ids(), members()),
         switches in (any::<bool>(), any::<bool>(), any::<bool>()),
         ranges in (ranges(), ranges()),
         outbound in (ports(), ports()),
         inbound in (ports(), ports()),
-        locals in vec(address(), 0..3),
+        loopback in proptest::option::of(select(LOOPBACKS).prop_map(range)),
+        dns in dns(),
+        interfaces_excluded in vec(interface(), 0..2),
+        locals in vec((address(), interface()), 0..3),
+        // Nothing outside the pod is reached by lo.
+        routes in vec((select(RANGES).prop_map(range), select(&INTERFACES[1..])), 0..4),
     ) -> Wishes {
         Wishes {
             uids: ids.0,
             gids: ids.1,
+            members: ids.2,
             ipv6: switches.0,
             outbound_all: switches.1,
             inbound_all: switches.2,
@@ -228,24 +386,36 @@ prop_compose! {
             ports_excluded: outbound.1,
             inbound_included: inbound.0,
             inbound_excluded: inbound.1,
+            loopback,
+            dns,
+            interfaces_excluded,
             locals,
+            routes,
         }
     }
 }
 
 prop_compose! {
     fn outbound()(
+        protocol in select(&[Protocol::Tcp, Protocol::Udp]),
         source in proptest::option::of(address()),
+        device in proptest::option::of(interface()),
         dst in address(),
-        port in select(PORTS),
+        port in port(),
         uid in select(IDS),
         gid in select(IDS),
     ) -> Probe {
         let source = source
             .filter(|source| source.is_ipv6() == dst.is_ipv6())
             .map_or(Source::Unbound, |ip| Source::Bound(ip.into()));
-        let dst = OrigDst::new(dst.into(), Port(port));
-        Probe { owner: Owner { uid, gid }, source, dst }
+        let socket = Socket {
+            protocol,
+            owner: Owner { uid, gid },
+            source,
+            device: device.unwrap_or(Interface::NONE),
+            caller: Caller::MayBeProxy,
+        };
+        Probe { socket, dst: OrigDst::new(dst.into(), Port(port)) }
     }
 }
 
@@ -254,14 +424,19 @@ proptest! {
 
     #[test]
     fn outbound_is_what_the_chain_says(wishes in wishes(), flow in outbound()) {
-        let asked = Outbound::new(flow.owner, flow.source, flow.dst);
+        let asked = Outbound::new(flow.socket, flow.dst);
         let rule = decide_outbound(&wishes.policy(), &asked, &wishes);
         prop_assert_eq!(rule, reference_outbound(&wishes, &flow));
     }
 
     #[test]
-    fn inbound_is_what_the_chain_says(wishes in wishes(), dst in address(), port in select(PORTS)) {
-        let flow = Inbound { dst: dst.into(), port: Port(port) };
+    fn inbound_is_what_the_chain_says(
+        wishes in wishes(),
+        dst in address(),
+        port in select(PORTS),
+        interface in interface(),
+    ) {
+        let flow = Inbound { dst: dst.into(), port: Port(port), interface };
         let rule = decide_inbound(&wishes.policy(), &flow, &wishes);
         prop_assert_eq!(rule, reference_inbound(&wishes, &flow));
     }

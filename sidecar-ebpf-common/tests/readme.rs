@@ -15,7 +15,12 @@ fn every_rule_stands_in_the_readme() {
         .iter()
         .map(|r| row(r.label(), r.iptables(), r.action()));
     let readme = include_str!("../../README.md");
-    let actions = [Action::Pass, Action::ToOutbound, Action::ToInbound];
+    let actions = [
+        Action::Pass,
+        Action::ToOutbound,
+        Action::ToInbound,
+        Action::ToDns,
+    ];
     let ends = actions.map(|action| format!("` | {} |", action.name()));
     let is_rule = |line: &&str| ends.iter().any(|end| line.ends_with(end));
     let table: Vec<&str> = readme.lines().filter(is_rule).collect();

@@ -4,10 +4,19 @@ mod support;
 
 use sidecar_ebpf_common::{
     addr::Port,
-    decide::{Outbound, Owner, decide_inbound, decide_outbound},
+    decide::{Inbound, Outbound, Owner, decide_inbound, decide_outbound},
     rule::{Action, InboundRule as In, OutboundRule as Out},
 };
-use support::{APP, PROXY, Wishes, inbound, out, out_from, range};
+use support::{
+    APP, Dns, ETH0, ETH1, LO, Members, PROXY, Wishes, inbound, ip, on, out, out_from, range, tcp,
+    to, udp, whole_loopback,
+};
+
+/// The proxy's group without its user.
+const BY_GID: Owner = Owner {
+    uid: 1000,
+    gid: 1337,
+};
 
 #[track_caller]
 fn expect(wishes: &Wishes, flow: Outbound, rule: Out) {
@@ -132,27 +141,23 @@ fn the_group_rules_come_to_bear_where_the_uid_rules_do_not_return() {
     let mut wishes = Wishes::istio();
     wishes.outbound_all = false;
     wishes.included = vec![range("127.0.0.0/8")];
-    let by_gid = Owner {
-        uid: 1000,
-        gid: 1337,
-    };
     expect(
         &wishes,
-        out(by_gid, "10.244.0.5", 80),
+        out(BY_GID, "10.244.0.5", 80),
         Out::ProxyToOwnPodByGid,
     );
-    expect(&wishes, out(by_gid, "10.1.2.3", 80), Out::ProxyByGid);
+    expect(&wishes, out(BY_GID, "10.1.2.3", 80), Out::ProxyByGid);
     expect(&wishes, out(APP, "127.0.0.1", 80), Out::Localhost);
     expect(&wishes, out(APP, "127.0.0.9", 80), Out::IncludedRange);
     // Without that, what is local and not by the proxy's uid returns at rule 3.
     expect(
         &Wishes::istio(),
-        out(by_gid, "10.244.0.5", 80),
+        out(BY_GID, "10.244.0.5", 80),
         Out::LocalNotProxyByUid,
     );
     expect(
         &Wishes::istio(),
-        out(by_gid, "10.1.2.3", 80),
+        out(BY_GID, "10.1.2.3", 80),
         Out::ProxyByGid,
     );
 }
@@ -236,6 +241,250 @@ fn the_proxy_s_own_ports_are_captured_from_outside() {
     let istio = Wishes::istio();
     expect_in(&istio, "10.244.0.5", 15001, In::Everything);
     expect_in(&istio, "10.244.0.5", 15006, In::Everything);
+}
+
+#[test]
+fn a_wider_loopback_range_counts_for_rules_2_5_and_8() {
+    let mut wishes = Wishes {
+        loopback: Some(whole_loopback()),
+        ..Wishes::istio()
+    };
+    // Rule 2 no longer sends it in, so the self-test's connection passes.
+    for dst in ["127.0.0.1", "127.0.0.6", "127.9.9.9"] {
+        expect(&wishes, out(PROXY, dst, 80), Out::ProxyByUid);
+    }
+    expect(
+        &wishes,
+        out(PROXY, "10.244.0.5", 80),
+        Out::ProxyToOwnPodByUid,
+    );
+    wishes.outbound_all = false;
+    wishes.included = vec![range("127.0.0.0/8")];
+    expect(&wishes, out(BY_GID, "127.9.9.9", 80), Out::ProxyByGid);
+    expect(&wishes, out(APP, "127.9.9.9", 80), Out::Localhost);
+    // It is an IPv4 range.
+    wishes.ipv6 = true;
+    expect(&wishes, out(PROXY, "::1", 80), Out::ProxyByUid);
+}
+
+fn dns_of(dns: Dns) -> Wishes {
+    Wishes {
+        dns,
+        ..Wishes::istio()
+    }
+}
+
+fn resolver(addr: &str) -> Dns {
+    Dns::To(vec![ip(addr).into()])
+}
+
+#[test]
+fn dns_queries_of_the_application_go_to_the_agent() {
+    let all = dns_of(Dns::All);
+    for dst in ["10.96.0.10", "127.0.0.53", "127.0.0.1", "10.244.0.5"] {
+        for socket in [tcp(APP), udp(APP)] {
+            expect(&all, to(socket, dst, 53), Out::Dns);
+        }
+    }
+    assert_eq!(Out::Dns.action(), Action::ToDns);
+    expect(&all, to(udp(PROXY), "10.96.0.10", 53), Out::ProxyByUid);
+    expect(&all, out(PROXY, "10.96.0.10", 53), Out::ProxyByUid);
+    expect(&all, out(APP, "10.96.0.10", 54), Out::Everything);
+    expect(&all, to(udp(APP), "10.96.0.10", 54), Out::EndOfChain);
+    expect(&all, to(udp(APP), "127.0.0.1", 54), Out::Localhost);
+    let off = Wishes::istio();
+    expect(&off, out(APP, "10.96.0.10", 53), Out::Everything);
+    expect(&off, to(udp(APP), "10.96.0.10", 53), Out::EndOfChain);
+    expect(&off, to(udp(APP), "127.0.0.1", 53), Out::LocalNotProxyByUid);
+}
+
+#[test]
+fn only_queries_to_the_servers_that_are_known_are_captured() {
+    let one = Wishes {
+        ipv6: true,
+        ..dns_of(resolver("10.96.0.10"))
+    };
+    expect(&one, to(udp(APP), "10.96.0.10", 53), Out::Dns);
+    expect(&one, to(udp(APP), "8.8.8.8", 53), Out::EndOfChain);
+    expect(&one, out(APP, "8.8.8.8", 53), Out::Everything);
+    // What is local and no such server is not returned by rules 3 and 6, which leave queries out.
+    expect(&one, out(APP, "127.0.0.1", 53), Out::Localhost);
+    expect(&one, out(APP, "10.244.0.5", 53), Out::Everything);
+    // The family without a server has the exceptions too.
+    expect(&one, out(APP, "fd00:10:244::5", 53), Out::Everything);
+    expect(&one, to(udp(APP), "2001:db8::53", 53), Out::EndOfChain);
+    // No server at all: as if DNS were not captured.
+    let none = dns_of(Dns::To(vec![]));
+    expect(&none, out(APP, "127.0.0.1", 53), Out::LocalNotProxyByUid);
+}
+
+#[test]
+fn with_dns_rule_2_leaves_queries_out_and_rule_5_does_not() {
+    let all = dns_of(Dns::All);
+    expect(&all, out(PROXY, "10.244.0.5", 53), Out::ProxyByUid);
+    expect(&all, out(PROXY, "10.244.0.5", 80), Out::ProxyToOwnPodByUid);
+    expect(&all, out(BY_GID, "10.244.0.5", 53), Out::ProxyToOwnPodByGid);
+    expect(&all, to(udp(BY_GID), "10.244.0.5", 53), Out::ProxyByGid);
+    expect(&all, out(BY_GID, "10.244.0.5", 80), Out::LocalNotProxyByUid);
+}
+
+#[test]
+fn with_dns_the_second_of_several_uids_still_asks_servers_of_its_own_pod() {
+    let wishes = Wishes {
+        uids: vec![3, 4],
+        ..dns_of(Dns::All)
+    };
+    let second = Owner { uid: 4, gid: 1000 };
+    // The first uid's rule 3 returns what is local, but for queries.
+    expect(
+        &wishes,
+        out(second, "10.244.0.5", 80),
+        Out::LocalNotProxyByUid,
+    );
+    expect(&wishes, out(second, "10.244.0.5", 53), Out::ProxyByUid);
+    expect(&wishes, to(udp(second), "10.244.0.5", 53), Out::ProxyByUid);
+}
+
+#[test]
+fn udp_is_redirected_for_dns_only() {
+    let wishes = Wishes {
+        ports_included: vec![80],
+        ports_excluded: vec![9999],
+        excluded: vec![range("10.9.0.0/16")],
+        ..dns_of(Dns::All)
+    };
+    expect(&wishes, to(udp(APP), "10.1.2.3", 9999), Out::ExcludedPort);
+    expect(&wishes, to(udp(PROXY), "10.244.0.5", 80), Out::ProxyByUid);
+    expect(&wishes, to(udp(APP), "10.9.2.3", 80), Out::ExcludedRange);
+    expect(&wishes, to(udp(APP), "10.1.2.3", 80), Out::EndOfChain);
+    let port_excluded = Wishes {
+        ports_excluded: vec![53],
+        ..dns_of(Dns::All)
+    };
+    expect(
+        &port_excluded,
+        to(udp(APP), "10.1.2.3", 53),
+        Out::ExcludedPort,
+    );
+}
+
+#[test]
+fn groups_that_are_excluded_or_not_included_pass_before_dns() {
+    let member = |gid| Owner { uid: 1000, gid };
+    let mut wishes = Wishes {
+        members: Members::AllBut(vec![7, 8]),
+        ..dns_of(Dns::All)
+    };
+    for socket in [tcp(member(8)), udp(member(8))] {
+        expect(&wishes, to(socket, "10.96.0.10", 53), Out::ExcludedGroup);
+    }
+    expect(&wishes, out(member(9), "10.96.0.10", 53), Out::Dns);
+    expect(&wishes, out(member(9), "10.1.2.3", 80), Out::Everything);
+    wishes.members = Members::Only(vec![7, 8]);
+    expect(&wishes, out(member(8), "10.1.2.3", 80), Out::Everything);
+    expect(&wishes, out(member(8), "10.96.0.10", 53), Out::Dns);
+    expect(
+        &wishes,
+        out(member(9), "10.1.2.3", 80),
+        Out::NotIncludedGroup,
+    );
+    // An empty list includes nobody.
+    wishes.members = Members::Only(vec![]);
+    expect(
+        &wishes,
+        out(member(8), "10.1.2.3", 80),
+        Out::NotIncludedGroup,
+    );
+    // The proxy's own rules and what is local come first.
+    expect(&wishes, out(PROXY, "10.1.2.3", 80), Out::ProxyByUid);
+    expect(
+        &wishes,
+        out(member(8), "127.0.0.1", 80),
+        Out::LocalNotProxyByUid,
+    );
+}
+
+#[test]
+fn nothing_that_leaves_or_comes_in_by_an_excluded_interface_is_captured() {
+    let wishes = Wishes {
+        interfaces_excluded: vec![ETH1],
+        ports_excluded: vec![9999],
+        ..dns_of(Dns::All)
+    };
+    for port in [80, 53, 9999] {
+        for owner in [APP, PROXY] {
+            expect(
+                &wishes,
+                out(owner, "192.168.7.9", port),
+                Out::ExcludedInterface,
+            );
+        }
+    }
+    expect(
+        &wishes,
+        to(udp(APP), "192.168.7.9", 53),
+        Out::ExcludedInterface,
+    );
+    expect(&wishes, out(APP, "10.1.2.3", 80), Out::Everything);
+    // The pod's own address on that interface is reached by lo.
+    expect(
+        &wishes,
+        out(APP, "192.168.7.5", 80),
+        Out::LocalNotProxyByUid,
+    );
+    let by = |interface| Inbound {
+        interface,
+        ..inbound("192.168.7.5", 8080)
+    };
+    let decide = |interface| decide_inbound(&wishes.policy(), &by(interface), &wishes);
+    assert_eq!(decide(ETH1), In::ExcludedInterface);
+    assert_eq!(decide(ETH0), In::Everything);
+}
+
+#[test]
+fn an_excluded_interface_counts_before_inbound_capture_is_off() {
+    let wishes = Wishes {
+        inbound_all: false,
+        interfaces_excluded: vec![ETH0],
+        ..Wishes::istio()
+    };
+    expect_in(&wishes, "10.244.0.5", 80, In::ExcludedInterface);
+    expect_in(&wishes, "fd00:10:244::5", 80, In::NoIpv6Rules);
+}
+
+#[test]
+fn lo_can_be_excluded_too() {
+    let wishes = Wishes {
+        interfaces_excluded: vec![LO],
+        ..Wishes::istio()
+    };
+    for dst in ["127.0.0.1", "10.244.0.5"] {
+        expect(&wishes, out(PROXY, dst, 80), Out::ExcludedInterface);
+    }
+    expect(&wishes, out(PROXY, "10.1.2.3", 80), Out::ProxyByUid);
+}
+
+#[test]
+fn a_socket_bound_to_a_device_finds_that_device_s_addresses_only() {
+    let istio = Wishes::istio();
+    let bound = |device, dst| to(on(device, tcp(APP)), dst, 80);
+    expect(&istio, bound(ETH0, "10.244.0.5"), Out::LocalNotProxyByUid);
+    expect(&istio, bound(ETH1, "10.244.0.5"), Out::Everything);
+    expect(&istio, bound(ETH0, "127.0.0.1"), Out::Localhost);
+    expect(&istio, bound(LO, "127.0.0.1"), Out::LocalNotProxyByUid);
+    expect(&istio, bound(LO, "10.1.2.3"), Out::LocalNotProxyByUid);
+    let excluded = Wishes {
+        interfaces_excluded: vec![ETH1],
+        ..Wishes::istio()
+    };
+    // Wherever the routes lead.
+    expect(&excluded, bound(ETH1, "10.1.2.3"), Out::ExcludedInterface);
+    expect(&excluded, bound(ETH0, "192.168.7.9"), Out::Everything);
+    assert_eq!(
+        *bound(ETH0, "10.1.2.3").dst(),
+        *out(APP, "10.1.2.3", 80).dst()
+    );
+    assert_eq!(bound(ETH0, "0.0.0.0").dst().ip, ip("127.0.0.1"));
 }
 
 #[test]

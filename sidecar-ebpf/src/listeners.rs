@@ -14,7 +14,8 @@ use sidecar_ebpf_common::{addr::Ip, maps::Listeners};
 use crate::ctx::{self, AF_INET6};
 
 #[map]
-static LISTENERS: SockMap = SockMap::with_max_entries(Listeners::SLOTS * 2, 0);
+static LISTENERS: SockMap =
+    SockMap::with_max_entries(Listeners::SLOTS * Listeners::ALL.len() as u32, 0);
 
 const BPF_NOEXIST: u64 = 1;
 /// -EEXIST.

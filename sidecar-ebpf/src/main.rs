@@ -68,6 +68,26 @@ fn sidecar_getpeername6(ctx: SockAddrContext) -> i32 {
     CgroupVerdict::Allow.into()
 }
 
+#[cgroup_sock_addr(sendmsg4)]
+fn sidecar_sendmsg4(_ctx: SockAddrContext) -> i32 {
+    CgroupVerdict::Allow.into()
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sidecar_sendmsg6(_ctx: SockAddrContext) -> i32 {
+    CgroupVerdict::Allow.into()
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn sidecar_recvmsg4(_ctx: SockAddrContext) -> i32 {
+    CgroupVerdict::Allow.into()
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn sidecar_recvmsg6(_ctx: SockAddrContext) -> i32 {
+    CgroupVerdict::Allow.into()
+}
+
 #[cgroup_sockopt(getsockopt)]
 fn sidecar_getsockopt(ctx: SockoptContext) -> i32 {
     hooks::getsockopt::original_dst(&Sockopt::new(&ctx));

@@ -14,9 +14,11 @@ use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
     decide::Tables,
-    maps::{DEFAULT_DESTINATIONS, Listeners, MAX_LOCALS, MAX_RANGES},
+    interface::{Interface, Route},
+    lists::{PortGroup, PortLists},
+    maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},
     number::{Destination, Number, Tenant, Tick},
-    policy::{Policy, PortGroup, PortLists},
+    policy::Policy,
 };
 
 use crate::atomic;
@@ -30,7 +32,12 @@ static INCLUDED: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_
 #[map]
 static EXCLUDED: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_RANGES, BPF_F_NO_PREALLOC);
 #[map]
-static LOCALS: LpmTrie<Ip, u32> = LpmTrie::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+static LOCALS: LpmTrie<Ip, Interface> = LpmTrie::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+#[map]
+static ROUTES: LpmTrie<Ip, Route> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static DNS_SERVERS: HashMap<Ip, u32> =
+    HashMap::with_max_entries(MAX_DNS_SERVERS, BPF_F_NO_PREALLOC);
 /// Not preallocated: an idle pod pays for the buckets only.
 #[map]
 static NUMBERS: HashMap<OrigDst, Number> =
@@ -80,8 +87,23 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_local(&self, ip: &Ip) -> bool {
-        contains(&LOCALS, ip)
+    fn is_dns_server(&self, ip: &Ip) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { DNS_SERVERS.get(ip) }.is_some()
+    }
+
+    #[inline(always)]
+    fn interface_with(&self, ip: &Ip) -> Interface {
+        LOCALS
+            .get(Key::new(Prefix::FULL_BITS, *ip))
+            .map_or(Interface::NONE, |interface| *interface)
+    }
+
+    #[inline(always)]
+    fn interface_towards(&self, ip: &Ip) -> Interface {
+        ROUTES
+            .get(Key::new(Prefix::FULL_BITS, *ip))
+            .map_or(Interface::NONE, |route| route.interface)
     }
 }
 

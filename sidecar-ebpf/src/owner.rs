@@ -3,8 +3,15 @@
 //! connects.
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
-use aya_ebpf::helpers::{bpf_get_current_uid_gid, generated::bpf_skc_to_tcp_sock};
-use sidecar_ebpf_common::{decide::Owner, owner::CredentialOffsets};
+use aya_ebpf::helpers::{
+    bpf_get_current_uid_gid,
+    generated::{bpf_get_current_ancestor_cgroup_id, bpf_skc_to_tcp_sock},
+};
+use sidecar_ebpf_common::{
+    decide::{Caller, Owner},
+    owner::CredentialOffsets,
+    policy::{Policy, Switches},
+};
 
 use crate::ctx::SockAddr;
 
@@ -35,6 +42,21 @@ pub(crate) fn of(ctx: &SockAddr) -> Owner {
         return Owner::NOBODY;
     }
     follow(socket.cast(), &offsets).unwrap_or(Owner::NOBODY)
+}
+
+/// Whether the process that connects may be the proxy, where the proxy is told by its cgroup too.
+#[inline(always)]
+pub(crate) fn caller(policy: &Policy) -> Caller {
+    if !policy.switches.has(Switches::PROXY_CGROUP) {
+        return Caller::MayBeProxy;
+    }
+    let proxy = &policy.proxy_cgroup;
+    // SAFETY: a helper that takes a number and returns one; 0 if there is no such level.
+    if unsafe { bpf_get_current_ancestor_cgroup_id(proxy.level as i32) } == proxy.id {
+        Caller::MayBeProxy
+    } else {
+        Caller::Application
+    }
 }
 
 /// socket → `struct socket` → `struct file` → `struct cred` → the file system's user and group.

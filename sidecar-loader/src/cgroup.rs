@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+use sidecar_ebpf_common::policy::ProxyCgroup;
 
 /// An open cgroup v2 directory.
 #[derive(Debug)]
@@ -55,6 +56,30 @@ impl Cgroup {
 
     pub fn contains(&self, other: &Self) -> bool {
         other.path.starts_with(&self.path)
+    }
+
+    /// Its number and its depth, both counted from the root of the hierarchy.
+    pub fn as_the_kernel_knows_it(&self) -> Result<ProxyCgroup> {
+        /// The root's inode number (`kernfs_create_root`, fs/kernfs/dir.c; the id of a cgroup is
+        /// the inode number of its directory).
+        const ROOT: u64 = 1;
+        let mount = self.ancestry().last().unwrap_or(&self.path);
+        let inode = fs::metadata(mount)
+            .with_context(|| format!("looking at {}", mount.display()))?
+            .ino();
+        if inode != ROOT {
+            bail!(
+                "{} is not the root of the cgroup hierarchy, so the depth of {} below it is not \
+                 known; run the loader in the host's cgroup namespace",
+                mount.display(),
+                self.path.display()
+            );
+        }
+        let below = self.path.strip_prefix(mount).unwrap_or(&self.path);
+        Ok(ProxyCgroup {
+            id: self.dir.metadata()?.ino(),
+            level: below.components().count() as u64,
+        })
     }
 
     /// Whether the directory is still there: it goes when the pod goes.

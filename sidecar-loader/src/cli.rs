@@ -67,7 +67,8 @@ pub struct PodArgs {
     #[arg(long, value_name = "PATH|PID", value_parser = parse_netns)]
     pub netns: Option<Netns>,
 
-    /// The proxy's cgroup, if the proxy is not in the pod's; it is not redirected whatever its uid
+    /// The proxy's own cgroup. Inside the pod's: a process outside it is not the proxy, whatever its
+    /// uid. Beside the pod's: the proxy is not redirected, whatever its uid
     #[arg(long, value_name = "PATH")]
     pub proxy_cgroup: Option<PathBuf>,
 
@@ -92,6 +93,10 @@ pub struct OutputArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+
     /// Seconds between two looks at the counters [default: 1 for a table, 10 otherwise]
     #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
     pub interval: Option<Duration>,
@@ -114,11 +119,12 @@ pub enum Format {
 
 impl OutputArgs {
     pub fn format(&self, stdout_is_terminal: bool) -> Format {
-        self.output.unwrap_or(if stdout_is_terminal {
-            Format::Table
-        } else {
-            Format::Log
-        })
+        match self.output {
+            _ if self.json => Format::Json,
+            Some(format) => format,
+            None if stdout_is_terminal => Format::Table,
+            None => Format::Log,
+        }
     }
 
     pub fn interval(&self, format: Format) -> Duration {

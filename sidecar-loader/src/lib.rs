@@ -17,6 +17,7 @@ pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod listeners;
+pub mod live;
 pub mod metrics;
 pub mod netns;
 pub mod network;

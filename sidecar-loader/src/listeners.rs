@@ -26,11 +26,12 @@ use sidecar_ebpf_common::{
 
 use crate::{cgroup::Cgroup, netns::Netns, snapshot::Snapshot, tables::Tables};
 
-/// The proxy's two ports, each with the slots its listeners go to.
+/// The proxy's ports, each with the slots its listeners go to.
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyPorts {
     pub outbound: Port,
     pub inbound: Port,
+    pub dns: Port,
 }
 
 impl ProxyPorts {
@@ -39,6 +40,8 @@ impl ProxyPorts {
             Some(Listeners::Outbound)
         } else if port == self.inbound.0 {
             Some(Listeners::Inbound)
+        } else if port == self.dns.0 {
+            Some(Listeners::Dns)
         } else {
             None
         }
@@ -71,7 +74,7 @@ pub fn register_existing(
             }
         }
     }
-    Ok(registered.outbound + registered.inbound)
+    Ok(registered.0.iter().sum())
 }
 
 /// Inodes of the sockets that listen on the proxy's ports in the namespace.
@@ -120,17 +123,11 @@ fn duplicate(pid: u32, fd: i32) -> Result<OwnedFd> {
 
 /// How many sockets have been registered for each port.
 #[derive(Default)]
-struct Registered {
-    outbound: u32,
-    inbound: u32,
-}
+struct Registered([u32; Listeners::ALL.len()]);
 
 impl Registered {
     fn add(&mut self, tables: &mut Tables, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
-        let count = match listeners {
-            Listeners::Outbound => &mut self.outbound,
-            Listeners::Inbound => &mut self.inbound,
-        };
+        let count = &mut self.0[listeners.index() as usize];
         if *count == Listeners::SLOTS {
             return Ok(());
         }

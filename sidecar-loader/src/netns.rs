@@ -14,9 +14,12 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::{
+    net::if_::if_nameindex,
     sched::{CloneFlags, setns},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
+
+use sidecar_ebpf_common::interface::Interface;
 
 use crate::{cgroup::Cgroup, cli, sys};
 
@@ -83,6 +86,19 @@ impl Netns {
                 .join()
         });
         result.unwrap_or_else(|_| Err(anyhow!("a thread in {self} panicked")))
+    }
+
+    /// Names and indices of its interfaces.
+    pub fn interfaces(&self) -> Result<Vec<(String, Interface)>> {
+        let interfaces = self.within(|| {
+            let found = if_nameindex().context("if_nameindex")?;
+            let named = found.iter().map(|interface| {
+                let name = interface.name().to_string_lossy().into_owned();
+                (name, Interface(interface.index()))
+            });
+            Ok(named.collect())
+        });
+        interfaces.with_context(|| format!("listing the interfaces of {self}"))
     }
 
     /// The number by which eBPF programs know the namespace.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sidecar_ebpf_common::{owner::CredentialOffsets, policy::IdList};
+use sidecar_ebpf_common::{lists::IdList, owner::CredentialOffsets};
 
 use crate::{btf::Btf, netns::Netns, sys};
 
@@ -113,26 +113,35 @@ impl IdMap {
         })
     }
 
-    pub fn uids(&self, ids: &IdList) -> Result<IdList> {
+    pub fn uids<const N: usize>(&self, ids: &IdList<N>) -> Result<IdList<N>> {
         translate(&self.uids, ids)
     }
 
-    pub fn gids(&self, ids: &IdList) -> Result<IdList> {
+    pub fn gids<const N: usize>(&self, ids: &IdList<N>) -> Result<IdList<N>> {
         translate(&self.gids, ids)
     }
 }
 
+impl IdMap {
+    pub fn uid(&self, id: u32) -> u32 {
+        outside(&self.uids, id)
+    }
+
+    pub fn gid(&self, id: u32) -> u32 {
+        outside(&self.gids, id)
+    }
+}
+
 /// An id that the namespace does not have is nobody's.
-fn translate(extents: &[Extent], ids: &IdList) -> Result<IdList> {
-    let translated: Vec<u32> = ids
+fn outside(extents: &[Extent], id: u32) -> u32 {
+    extents
         .iter()
-        .map(|id| {
-            extents
-                .iter()
-                .find(|extent| id >= extent.inside && id - extent.inside < extent.count)
-                .map_or(u32::MAX - 1, |extent| extent.outside + (id - extent.inside))
-        })
-        .collect();
+        .find(|extent| id >= extent.inside && id - extent.inside < extent.count)
+        .map_or(u32::MAX - 1, |extent| extent.outside + (id - extent.inside))
+}
+
+fn translate<const N: usize>(extents: &[Extent], ids: &IdList<N>) -> Result<IdList<N>> {
+    let translated: Vec<u32> = ids.iter().map(|id| outside(extents, id)).collect();
     IdList::new(&translated).context("more ids than before")
 }
 
@@ -158,11 +167,12 @@ fn parse_extents(text: &str) -> Result<Vec<Extent>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sidecar_ebpf_common::lists::Ids;
 
     #[test]
     fn ids_are_translated_by_extents() {
         let extents = parse_extents("         0     100000      65536\n 70000 5 1\n").unwrap();
-        let ids = IdList::new(&[0, 1337, 70000, 65536]).unwrap();
+        let ids = Ids::new(&[0, 1337, 70000, 65536]).unwrap();
         let translated: Vec<u32> = translate(&extents, &ids).unwrap().iter().collect();
         assert_eq!(translated, [100_000, 101_337, 5, u32::MAX - 1]);
     }
@@ -170,7 +180,7 @@ mod tests {
     #[test]
     fn the_initial_namespace_changes_nothing() {
         let extents = parse_extents("0 0 4294967295").unwrap();
-        let ids = IdList::new(&[0, 1337, u32::MAX - 1]).unwrap();
+        let ids = Ids::new(&[0, 1337, u32::MAX - 1]).unwrap();
         assert_eq!(translate(&extents, &ids).unwrap(), ids);
     }
 

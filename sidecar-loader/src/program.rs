@@ -46,6 +46,10 @@ fn spec(hook: Hook) -> Spec {
         ),
         Hook::Getpeername4 => ("sidecar_getpeername4", 29, "5.8"),
         Hook::Getpeername6 => ("sidecar_getpeername6", 30, "5.8"),
+        Hook::Sendmsg4 => ("sidecar_sendmsg4", 14, "4.18"),
+        Hook::Sendmsg6 => ("sidecar_sendmsg6", 15, "4.18"),
+        Hook::Recvmsg4 => ("sidecar_recvmsg4", 19, "5.2"),
+        Hook::Recvmsg6 => ("sidecar_recvmsg6", 20, "5.2"),
         Hook::SockOps => ("sidecar_sock_ops", 3, "5.15 (namespace cookie in sock_ops)"),
         Hook::SkLookup => ("sidecar_sk_lookup", 36, "5.9"),
     };
@@ -54,6 +58,11 @@ fn spec(hook: Hook) -> Spec {
         attach_type,
         since,
     }
+}
+
+/// `enum bpf_attach_type` of a hook.
+pub(crate) fn attach_type(hook: Hook) -> u32 {
+    spec(hook).attach_type
 }
 
 /// aya-log's ring buffer. It is 128 KiB unless told otherwise, an eighth of all this takes for an
@@ -189,7 +198,11 @@ fn hook_program(ebpf: &mut Ebpf, hook: Hook) -> Result<HookProgram<'_>> {
         | Hook::Connect4
         | Hook::Connect6
         | Hook::Getpeername4
-        | Hook::Getpeername6 => HookProgram::SockAddr(program.try_into()?),
+        | Hook::Getpeername6
+        | Hook::Sendmsg4
+        | Hook::Sendmsg6
+        | Hook::Recvmsg4
+        | Hook::Recvmsg6 => HookProgram::SockAddr(program.try_into()?),
         Hook::Getsockopt => HookProgram::Sockopt(program.try_into()?),
         Hook::SockOps => HookProgram::SockOps(program.try_into()?),
         Hook::SkLookup => HookProgram::SkLookup(program.try_into()?),
@@ -242,7 +255,7 @@ fn exclusive_program(attach_type: u32, cgroup: &Cgroup) -> Option<String> {
         let here = path == cgroup.path();
         let blocks = attached.flags & ALLOW_MULTI == 0
             && (here || attached.flags & ALLOW_OVERRIDE == 0);
-        (attached.programs > 0 && blocks).then(|| {
+        (!attached.programs.is_empty() && blocks).then(|| {
             format!(
                 "another program is attached exclusively to {path}; \
                  `bpftool cgroup show {path}` names it: detach it, or have it attached with the flag multi",

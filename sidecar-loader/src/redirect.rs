@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
     counter::Hook,
-    policy::{IdList, Policy, Scope, Settings, Switches},
+    lists::Ids,
+    policy::{Policy, ProxyCgroup, Scope, Settings, Surroundings, Switches},
 };
 
 use crate::{
     cgroup::Cgroup,
-    config::Config,
+    config::{Config, DNS_PORT},
     listeners::{self, ProxyPorts, Search},
     netns::Netns,
     network::{Ipv6Rules, Network},
@@ -24,7 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Cgroups {
     pub pod: Cgroup,
-    /// Where the proxy runs, if that is not in the pod's cgroup.
+    /// Where the proxy runs: beside the pod's cgroup, or in it. Inside, a process must run there to
+    /// be the proxy. `None` if that is not known.
     pub proxy: Option<Cgroup>,
 }
 
@@ -32,6 +34,15 @@ impl Cgroups {
     /// Where listening sockets and questions for the original destination come from.
     fn proxy(&self) -> &Cgroup {
         self.proxy.as_ref().unwrap_or(&self.pod)
+    }
+
+    /// What tells the proxy beside the owner of its sockets. A proxy outside the pod's cgroup is
+    /// not asked at all.
+    fn proxy_within_pod(&self) -> Result<Option<ProxyCgroup>> {
+        match &self.proxy {
+            Some(proxy) if self.pod.contains(proxy) => proxy.as_the_kernel_knows_it().map(Some),
+            Some(_) | None => Ok(None),
+        }
     }
 }
 
@@ -43,6 +54,7 @@ pub struct Redirect {
     pod: Option<Pod>,
     search: Search,
     owner: Source,
+    proxy_cgroup: Option<ProxyCgroup>,
     spared: u64,
     /// The last refresh failed.
     is_stale: bool,
@@ -54,8 +66,8 @@ struct Pod {
     cookie: u64,
     network: Network,
     /// The proxy's ids as the kernel counts them.
-    uids: IdList,
-    gids: IdList,
+    uids: Ids,
+    gids: Ids,
     ipv6_rules: Ipv6Rules,
 }
 
@@ -75,6 +87,7 @@ impl Redirect {
     /// of the one with the cookie `spared`; 0 spares none.
     pub fn load(config: Config, cgroups: Cgroups, spared: u64) -> Result<Self> {
         let owner = Source::find();
+        let proxy_cgroup = cgroups.proxy_within_pod()?;
         let (programs, mut tables) = Programs::load(config.destinations, owner)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
@@ -86,6 +99,7 @@ impl Redirect {
             pod: None,
             search: Search::default(),
             owner,
+            proxy_cgroup,
             spared,
             is_stale: false,
         })
@@ -262,8 +276,13 @@ impl Redirect {
         Ok(())
     }
 
-    fn set_policy(&self, scope: Scope, settings: Settings) -> Result<()> {
-        lock(&self.tables).set_policy(&Policy::new(scope, settings))
+    fn set_policy(&self, scope: Scope, mut settings: Settings) -> Result<()> {
+        let mut pod = Surroundings::new(scope);
+        if let Some(proxy) = self.proxy_cgroup {
+            pod.proxy_cgroup = proxy;
+            settings.switches = settings.switches.with(Switches::PROXY_CGROUP);
+        }
+        lock(&self.tables).set_policy(&Policy::new(pod, settings))
     }
 
     fn attach_all(&mut self, hooks: &[Hook], side: Side) -> Result<()> {
@@ -288,6 +307,7 @@ impl Redirect {
         let ports = ProxyPorts {
             outbound: self.config.outbound_port,
             inbound: self.config.inbound_port,
+            dns: DNS_PORT,
         };
         let found = listeners::register_existing(
             &mut lock(&self.tables),

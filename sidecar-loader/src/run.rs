@@ -243,12 +243,11 @@ fn open_cgroups(args: &PodArgs) -> Result<Cgroups> {
         .map(|path| Cgroup::open("--proxy-cgroup", path))
         .transpose()?;
     if let Some(proxy) = &proxy
-        && (pod.contains(proxy) || proxy.contains(&pod))
+        && proxy.contains(&pod)
     {
         bail!(
-            "--proxy-cgroup {} and --cgroup {} must lie beside each other: the proxy's own \
-             connections are told by where it runs; a proxy inside the pod's cgroup is told by \
-             --proxy-uid and --proxy-gid instead",
+            "--proxy-cgroup {} holds --cgroup {}: then the application would run in the proxy's \
+             cgroup; name the cgroup of the proxy's container alone",
             proxy.path().display(),
             pod.path().display()
         );

@@ -121,7 +121,7 @@ impl Serialize for Snapshot {
 #[cfg(test)]
 pub(crate) mod tests {
     use sidecar_ebpf_common::{
-        counter::{ConnectHook, Reason},
+        counter::{OutboundHook, Reason},
         rule::{InboundRule, OutboundRule},
     };
 
@@ -136,10 +136,12 @@ pub(crate) mod tests {
         Snapshot::new(values)
     }
 
-    pub(crate) const RULE_9: Counter = Counter::Outbound(ConnectHook::V4, OutboundRule::Everything);
+    pub(crate) const RULE_9: Counter =
+        Counter::Outbound(OutboundHook::Connect4, OutboundRule::Everything);
     pub(crate) const RULE_9_V6: Counter =
-        Counter::Outbound(ConnectHook::V6, OutboundRule::Everything);
-    pub(crate) const RULE_4: Counter = Counter::Outbound(ConnectHook::V4, OutboundRule::ProxyByUid);
+        Counter::Outbound(OutboundHook::Connect6, OutboundRule::Everything);
+    pub(crate) const RULE_4: Counter =
+        Counter::Outbound(OutboundHook::Connect4, OutboundRule::ProxyByUid);
     pub(crate) const INBOUND: Counter = Counter::Inbound(InboundRule::Everything);
     pub(crate) const FULL: Counter = Counter::Other(Hook::Connect6, Reason::TableFull);
     pub(crate) const SLOTS: Counter = Counter::Other(Hook::SockOps, Reason::SlotsFull);
@@ -165,8 +167,11 @@ pub(crate) mod tests {
     fn serialized_by_name() {
         let json = serde_json::to_value(snapshot(&[(RULE_9, 5), (FULL, 1)])).unwrap();
         let decisions = json["decisions"].as_array().unwrap();
-        let outbound = OutboundRule::COUNT as usize;
-        assert_eq!(decisions.len(), 2 * outbound + InboundRule::COUNT as usize);
+        let outbound: usize = OutboundHook::ALL
+            .iter()
+            .map(|hook| hook.rules().count())
+            .sum();
+        assert_eq!(decisions.len(), outbound + InboundRule::ALL.len());
         let nine = decisions
             .iter()
             .find(|d| d["rule"] == "9" && d["hook"] == "connect4")

@@ -42,7 +42,8 @@ pub(crate) fn owning_userns(namespace: impl AsFd) -> io::Result<OwnedFd> {
 /// What is attached to a cgroup itself at one attach type.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    pub(crate) programs: u32,
+    /// Ids of the programs, in the order in which they run.
+    pub(crate) programs: Vec<u32>,
     /// `BPF_F_ALLOW_OVERRIDE`, `BPF_F_ALLOW_MULTI`, or 0: nothing may be attached below.
     pub(crate) flags: u32,
 }
@@ -51,6 +52,8 @@ pub(crate) struct Attached {
 /// (include/uapi/linux/bpf.h). The kernel takes a prefix of the structure.
 pub(crate) fn query_cgroup(cgroup: impl AsFd, attach_type: u32) -> io::Result<Attached> {
     const BPF_PROG_QUERY: libc::c_long = 16;
+    /// `BPF_CGROUP_MAX_PROGS` (include/linux/bpf-cgroup-defs.h).
+    const MOST: usize = 64;
 
     #[repr(C)]
     struct Query {
@@ -63,17 +66,17 @@ pub(crate) fn query_cgroup(cgroup: impl AsFd, attach_type: u32) -> io::Result<At
         zero: u32,
     }
 
+    let mut programs = [0_u32; MOST];
     let mut query = Query {
         target_fd: cgroup.as_fd().as_raw_fd() as u32,
         attach_type,
         query_flags: 0,
         attach_flags: 0,
-        prog_ids: 0,
-        prog_cnt: 0,
+        prog_ids: programs.as_mut_ptr() as u64,
+        prog_cnt: MOST as u32,
         zero: 0,
     };
-    // SAFETY: the pointer is to a live structure of the size given; with `prog_ids` null and
-    // `prog_cnt` 0 the kernel writes into it only.
+    // SAFETY: the pointers are to live memory of the sizes given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -82,12 +85,11 @@ pub(crate) fn query_cgroup(cgroup: impl AsFd, attach_type: u32) -> io::Result<At
             size_of::<Query>(),
         )
     };
-    // ENOSPC: there are programs, and no room for their ids was given. The counts are filled in.
-    match io::Error::last_os_error() {
-        error if result < 0 && error.raw_os_error() != Some(libc::ENOSPC) => Err(error),
-        _ => Ok(Attached {
-            programs: query.prog_cnt,
-            flags: query.attach_flags,
-        }),
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(Attached {
+        programs: programs.into_iter().take(query.prog_cnt as usize).collect(),
+        flags: query.attach_flags,
+    })
 }

@@ -14,9 +14,11 @@ use aya::{
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
+    interface::Interface,
+    lists::{PortGroup, PortLists},
     maps::{self, Listeners},
     number::Number,
-    policy::{Policy, PortGroup, PortLists},
+    policy::Policy,
 };
 
 pub struct Tables {
@@ -24,7 +26,7 @@ pub struct Tables {
     ports: Array<MapData, PortGroup>,
     included: LpmTrie<MapData, Ip, u32>,
     excluded: LpmTrie<MapData, Ip, u32>,
-    locals: LpmTrie<MapData, Ip, u32>,
+    locals: LpmTrie<MapData, Ip, Interface>,
     numbers: HashMap<MapData, OrigDst, Number>,
     handed_out: Array<MapData, u64>,
     listeners: SockMap<MapData>,
@@ -95,7 +97,9 @@ impl Tables {
     /// stays is never missing.
     pub fn set_locals(&mut self, locals: BTreeSet<Prefix>) -> Result<()> {
         for prefix in locals.difference(&self.mirrored) {
-            insert(&mut self.locals, prefix).context("mirroring a local address")?;
+            self.locals
+                .insert(&key(prefix), Interface::LO, 0)
+                .context("mirroring a local address")?;
         }
         for prefix in self.mirrored.difference(&locals) {
             match self.locals.remove(&key(prefix)) {

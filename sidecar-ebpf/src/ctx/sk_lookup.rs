@@ -5,7 +5,10 @@
 )]
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
-use sidecar_ebpf_common::addr::{Ip, Port};
+use sidecar_ebpf_common::{
+    addr::{Ip, Port},
+    interface::Interface,
+};
 
 use super::{AF_INET, IPPROTO_TCP, field, words};
 
@@ -58,6 +61,14 @@ impl<'a> SkLookup<'a> {
                 Ip::from_v6_words(words!(self.ptr(), remote_ip6))
             }
         }
+    }
+
+    /// Where the packet came in; for one that never left the pod, an interface that has the address.
+    /// Linux 5.17, f89315650ba3.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> Interface {
+        // SAFETY: as above.
+        Interface(unsafe { field!(self.ptr(), ingress_ifindex) })
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     decide::Source,
+    interface::Interface,
 };
 
 use super::{IPPROTO_MPTCP, IPPROTO_TCP, field, sock_src_ip4, sock_src_ip6, words};
@@ -104,15 +105,15 @@ impl SockAddr {
         })
     }
 
-    /// Whether the socket is bound to a device (SO_BINDTODEVICE). Bound to any but lo, its packets
+    /// The device that the socket is bound to (SO_BINDTODEVICE). Bound to any but lo, its packets
     /// cannot reach an address that belongs to lo (`fib_table_lookup`, net/ipv4/fib_trie.c, skips
     /// next hops on other devices) and would leave through the device instead. Bound to lo, it does
     /// not see the answer, which is addressed to the pod's address and so belongs to another device.
     #[inline(always)]
-    pub(crate) fn is_bound_to_device(&self) -> bool {
-        self.socket().is_some_and(|socket| {
+    pub(crate) fn device(&self) -> Interface {
+        self.socket().map_or(Interface::NONE, |socket| {
             // SAFETY: `socket` comes from the context and is not null.
-            unsafe { field!(socket, bound_dev_if) != 0 }
+            Interface(unsafe { field!(socket, bound_dev_if) })
         })
     }
 

@@ -2,8 +2,9 @@
 
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    counter::{ConnectHook, Counter, Reason},
-    decide::{Outbound, Source, decide_outbound},
+    counter::{Counter, OutboundHook, Reason},
+    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
+    interface::Interface,
     number::{Number, Rewritten},
     policy::{Policy, Switches},
     rule::Action,
@@ -16,7 +17,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     }
     let dst = OrigDst::new(ctx.address_v4(), ctx.port());
-    match redirect(ConnectHook::V4, ctx, &dst, ctx.source_v4()) {
+    match redirect(OutboundHook::Connect4, ctx, &dst, ctx.source_v4()) {
         Outcome::Pass => CgroupVerdict::Allow,
         Outcome::Rewrite(number, port) => {
             ctx.set_v4(&OrigDst::new(Rewritten::carrying_v4(number).ip(), port));
@@ -32,7 +33,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     }
     let dst = OrigDst::new(ctx.address_v6(), ctx.port());
-    match redirect(ConnectHook::V6, ctx, &dst, ctx.source_v6()) {
+    match redirect(OutboundHook::Connect6, ctx, &dst, ctx.source_v6()) {
         Outcome::Pass => CgroupVerdict::Allow,
         Outcome::Rewrite(number, port) => {
             let rewritten = if dst.ip.is_v4() {
@@ -54,7 +55,7 @@ enum Outcome {
 }
 
 #[inline(always)]
-fn redirect(hook: ConnectHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -> Outcome {
+fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -> Outcome {
     let Some(policy) = maps::policy() else {
         return refuse(hook, Reason::HelperFailed);
     };
@@ -66,25 +67,33 @@ fn redirect(hook: ConnectHook, ctx: &SockAddr, dst: &OrigDst, source: Source) ->
     if Rewritten::from_ip(dst.ip).is_some() {
         return refuse(hook, Reason::RedirectRange);
     }
-    let flow = Outbound::new(owner::of(ctx), source, *dst);
+    let socket = Socket {
+        protocol: Protocol::Tcp,
+        owner: owner::of(ctx),
+        source,
+        device: ctx.device(),
+        caller: owner::caller(policy),
+    };
+    let flow = Outbound::new(socket, *dst);
     let rule = decide_outbound(policy, &flow, &Maps);
     count(Counter::Outbound(hook, rule));
     match rule.action() {
         Action::Pass => Outcome::Pass,
         Action::ToOutbound => rewrite(hook, ctx, policy, flow.dst(), policy.outbound_port),
         Action::ToInbound => rewrite(hook, ctx, policy, flow.dst(), policy.inbound_port),
+        Action::ToDns => rewrite(hook, ctx, policy, flow.dst(), policy.dns_port),
     }
 }
 
 #[inline(always)]
 fn rewrite(
-    hook: ConnectHook,
+    hook: OutboundHook,
     ctx: &SockAddr,
     policy: &Policy,
     dst: &OrigDst,
     port: Port,
 ) -> Outcome {
-    if ctx.is_bound_to_device() {
+    if ctx.device() != Interface::NONE {
         return refuse(hook, Reason::BoundToDevice);
     }
     if !dst.ip.is_v4() && !policy.switches.has(Switches::IPV6_ROUTE) {
@@ -97,7 +106,7 @@ fn rewrite(
 }
 
 #[inline(always)]
-fn refuse(hook: ConnectHook, reason: Reason) -> Outcome {
+fn refuse(hook: OutboundHook, reason: Reason) -> Outcome {
     count(Counter::Other(hook.hook(), reason));
     Outcome::Refuse
 }

@@ -4,6 +4,7 @@ use sidecar_ebpf_common::{
     addr::{Ip, Port},
     counter::{Counter, Hook, Reason},
     decide::{Inbound, Tables as _, decide_inbound},
+    interface::Interface,
     maps::Listeners,
     number::Rewritten,
     policy::Policy,
@@ -65,7 +66,9 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
 fn is_from_pod(remote: &Ip) -> bool {
-    remote.is_loopback() || Rewritten::from_ip(*remote).is_some() || Maps.is_local(remote)
+    remote.is_loopback()
+        || Rewritten::from_ip(*remote).is_some()
+        || Maps.interface_with(remote) != Interface::NONE
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
@@ -76,6 +79,8 @@ fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdi
         Listeners::Outbound
     } else if port == policy.inbound_port {
         Listeners::Inbound
+    } else if port == policy.dns_port {
+        Listeners::Dns
     } else {
         return drop(Reason::RedirectRange);
     };
@@ -90,12 +95,18 @@ fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdi
 
 #[inline(always)]
 fn inbound(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
-    let rule = decide_inbound(policy, &Inbound { dst: *dst, port }, &Maps);
+    let flow = Inbound {
+        dst: *dst,
+        port,
+        interface: ctx.interface(),
+    };
+    let rule = decide_inbound(policy, &flow, &Maps);
     count(Counter::Inbound(rule));
     let listeners = match rule.action() {
         Action::Pass => return LookupVerdict::Pass,
         Action::ToOutbound => Listeners::Outbound,
         Action::ToInbound => Listeners::Inbound,
+        Action::ToDns => Listeners::Dns,
     };
     if listeners::assign(ctx.0, dst, listeners, From::Outside) {
         LookupVerdict::Pass

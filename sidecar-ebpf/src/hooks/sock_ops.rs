@@ -23,6 +23,8 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
         Listeners::Outbound
     } else if port == policy.inbound_port {
         Listeners::Inbound
+    } else if port == policy.dns_port {
+        Listeners::Dns
     } else {
         return;
     };

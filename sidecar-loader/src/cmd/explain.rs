@@ -8,23 +8,28 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use serde::Serialize;
 use sidecar_ebpf_common::{
-    addr::{Ip, OrigDst, Port, Prefix},
-    decide::{self, Inbound, Outbound, Owner, Source, Tables},
-    policy::{self, PortGroup, PortLists, Scope},
-    rule::Action,
+    addr::{OrigDst, Port},
+    decide::{Caller, Inbound, Owner, PASSTHROUGH_V6, Protocol, Socket, Source},
+    interface::Interface,
 };
 
+use self::report::{Report, table};
 use super::{
-    Format, Outcome, PolicyArgs,
-    chain::{Family, Listed, Policy, Rule},
-    matches::{Facts, Range},
+    Format, FormatArgs, Outcome, PolicyArgs,
+    chain::Policy,
+    matches::{Facts, Range, protocol_name},
+    pod_view::PodView,
+    subject::Subject,
     warn,
 };
-use crate::config::{Config, flag::Environment};
+use crate::config::flag::Environment;
+
+mod report;
+#[cfg(test)]
+mod tests;
 
 /// Explains which rule decides about a connection, and why the rules before it do not
 ///
@@ -47,55 +52,64 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub to: SocketAddr,
 
+    /// A datagram, not a TCP connection
+    #[arg(long)]
+    pub udp: bool,
+
     /// The address that the socket is bound to before it connects [default: none]
     #[arg(long, value_name = "ADDR")]
     pub from: Option<IpAddr>,
 
-    /// An address of the pod, beside loopback; may be given several times
-    #[arg(long, value_name = "ADDR")]
-    pub local: Vec<IpAddr>,
+    /// The interface that the socket is bound to (SO_BINDTODEVICE); with --inbound, where the
+    /// connection comes in [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+
+    /// The interface that leads to the destination, if that is outside the pod and interfaces are
+    /// excluded [default: one that is not excluded]
+    #[arg(long, value_name = "NAME")]
+    pub out_interface: Option<String>,
+
+    /// An address of the pod, beside loopback, and the interface that has it [default: eth0]; may
+    /// be given several times
+    #[arg(long, value_name = "ADDR[@INTERFACE]", value_parser = parse_local)]
+    pub local: Vec<Local>,
 
     /// A connection that comes from outside the pod
-    #[arg(long, conflicts_with_all = ["uid", "gid", "from", "local"])]
+    #[arg(long, conflicts_with_all = ["uid", "gid", "udp", "from", "out_interface", "local"])]
     pub inbound: bool,
 
     /// IPv6 has rules [default: with --dual-stack, or if the first --local is IPv6]
     #[arg(long)]
     pub ipv6: bool,
 
-    /// How it is written
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub output: Format,
+    #[command(flatten)]
+    pub format: FormatArgs,
 
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
 
-/// Changes whenever a field changes its meaning or goes away.
-const SCHEMA: u32 = 1;
-
-#[derive(Serialize, Debug)]
-struct Report {
-    schema: u32,
-    connection: String,
-    action: &'static str,
-    /// The proxy's port that it is redirected to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    rule: &'static str,
-    iptables: String,
-    traffic: &'static str,
-    not_matched: Vec<Passed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    assumed: Option<&'static str>,
+/// An address of the pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Local {
+    pub addr: IpAddr,
+    pub interface: String,
 }
 
-/// A rule that comes first and does not decide.
-#[derive(Serialize, Debug)]
-struct Passed {
-    rule: &'static str,
-    iptables: String,
-    why: String,
+fn parse_local(text: &str) -> Result<Local, String> {
+    let (addr, interface) = text.split_once('@').unwrap_or((text, "eth0"));
+    let addr: IpAddr = addr.parse().map_err(|_| {
+        format!("{addr:?} is not an address; expected one like 10.244.0.5 or 10.244.0.5@eth0")
+    })?;
+    if interface.is_empty() {
+        return Err("expected an interface after the @".to_owned());
+    }
+    Ok(Local {
+        // IPv4-mapped addresses are IPv4 addresses to the rules.
+        addr: addr.to_canonical(),
+        interface: interface.to_owned(),
+    })
 }
 
 pub fn run(
@@ -105,13 +119,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let policy = Policy::resolve(&args.policy, environment)?;
     warn(&policy.config);
-    let question = Question::new(args, &policy.config);
-    let report = if args.inbound {
-        question.inbound(&policy)
-    } else {
-        question.outbound(&policy)
-    }?;
-    let text = match args.output {
+    let report = explain(args, &policy)?;
+    let text = match args.format.format() {
         Format::Table => table(&report),
         Format::Json => serde_json::to_string(&report)? + "\n",
     };
@@ -120,232 +129,116 @@ pub fn run(
     Ok(Outcome::Fine)
 }
 
-/// A connection in a pod.
-struct Question {
-    owner: Owner,
-    from: Option<IpAddr>,
-    to: OrigDst,
-    locals: Vec<IpAddr>,
-    ipv6: bool,
-}
-
-impl Question {
-    fn new(args: &ExplainArgs, config: &Config) -> Self {
-        let uid = args.uid.unwrap_or(Owner::NOBODY.uid);
-        let owner = Owner {
-            uid,
-            gid: args.gid.unwrap_or(uid),
-        };
-        let v6_first = args.local.first().is_some_and(|&addr| is_v6(addr));
-        Self {
-            owner,
-            from: args.from.map(canonical),
-            to: OrigDst::new(args.to.ip().into(), Port(args.to.port())),
-            locals: args.local.iter().copied().map(canonical).collect(),
-            ipv6: args.ipv6 || config.dual_stack || v6_first,
-        }
-    }
-
-    fn outbound(&self, policy: &Policy) -> Result<Report> {
-        let config = &policy.config;
-        let source = self
-            .from
-            .map_or(Source::Unbound, |addr| Source::Bound(addr.into()));
-        let flow = Outbound::new(self.owner, source, self.to);
-        let tables = Lists {
-            config,
-            locals: &self.locals,
-        };
-        let rule = decide::decide_outbound(&self.policy(config), &flow, &tables);
-
-        let dst: IpAddr = flow.dst().ip.into();
-        let family = Family::of(dst);
-        let chain = policy.outbound(family, self.has_rules(family));
-        let facts = Facts {
-            to_local: flow.dst().ip.is_loopback() || tables.is_local(&flow.dst().ip),
-            source: self.from,
-            dst,
-            port: self.to.port.0,
-            owner: self.owner,
-        };
-        let Owner { uid, gid } = self.owner;
-        let to = SocketAddr::new(dst, self.to.port.0);
-        let mut connection = format!("{to} by user {uid}, group {gid}");
-        if let Some(from) = self.from {
-            connection += &format!(", from {from}");
-        }
-        let assumed = "the pod has no addresses but loopback; give them with --local";
-        let assumed = self.locals.is_empty().then_some(assumed);
-        report(
-            "ISTIO_OUTPUT",
-            connection,
-            rule,
-            &chain,
-            &facts,
-            config,
-            assumed,
-        )
-    }
-
-    fn inbound(&self, policy: &Policy) -> Result<Report> {
-        let config = &policy.config;
+fn explain(args: &ExplainArgs, policy: &Policy) -> Result<Report> {
+    let v6_first = args.local.first().is_some_and(|local| local.addr.is_ipv6());
+    let ipv6 = args.ipv6 || policy.config.dual_stack || v6_first;
+    let (pod, interface) = pod(args, ipv6)?;
+    let subject = Subject::from_settings(policy, &pod, ipv6)?;
+    let to = OrigDst::new(args.to.ip().into(), Port(args.to.port()));
+    if args.inbound {
         let flow = Inbound {
-            dst: self.to.ip,
-            port: self.to.port,
+            dst: to.ip,
+            port: to.port,
+            interface,
         };
-        let tables = Lists {
-            config,
-            locals: &self.locals,
-        };
-        let rule = decide::decide_inbound(&self.policy(config), &flow, &tables);
-
-        let dst: IpAddr = self.to.ip.into();
-        let chain = policy.inbound(self.has_rules(Family::of(dst)));
-        let facts = Facts {
-            to_local: true,
-            source: None,
-            dst,
-            port: self.to.port.0,
-            owner: Owner::NOBODY,
-        };
-        let connection = format!("{} from outside", SocketAddr::new(dst, self.to.port.0));
-        report(
-            "ISTIO_INBOUND",
-            connection,
-            rule,
-            &chain,
-            &facts,
-            config,
-            None,
-        )
+        let answer = subject.inbound(&flow)?;
+        let mut connection = format!("{} from outside", destination(&answer.facts));
+        if let Some(name) = &args.interface {
+            connection += &format!(", through {name}");
+        }
+        return Ok(Report::new(connection, &answer, &policy.config));
     }
-
-    fn policy(&self, config: &Config) -> policy::Policy {
-        policy::Policy::new(Scope::only(1), config.settings(self.ipv6))
-    }
-
-    fn has_rules(&self, family: Family) -> bool {
-        family == Family::V4 || self.ipv6
-    }
-}
-
-fn report<R: Rule + PartialEq>(
-    name: &str,
-    connection: String,
-    decided: R,
-    chain: &[Listed<R>],
-    facts: &Facts,
-    config: &Config,
-    assumed: Option<&'static str>,
-) -> Result<Report> {
-    let mut not_matched = Vec::new();
-    let mut first = None;
-    for listed in chain {
-        let Some(why) = listed.mismatch(facts) else {
-            first = Some(listed);
-            break;
-        };
-        not_matched.push(Passed {
-            rule: listed.rule.label(),
-            iptables: listed.iptables.clone(),
-            why,
-        });
-    }
-    let Some(first) = first.filter(|listed| listed.rule == decided) else {
-        bail!(
-            "{connection}: rule {} decides, but the list of rules says {}; please report this",
-            decided.label(),
-            first.map_or("nothing", |listed| listed.rule.label())
-        );
-    };
-    let action = decided.action();
-    Ok(Report {
-        schema: SCHEMA,
-        connection,
-        action: action.name(),
-        port: match action {
-            Action::Pass => None,
-            Action::ToOutbound => Some(config.outbound_port.0),
-            Action::ToInbound => Some(config.inbound_port.0),
-        },
-        rule: decided.label(),
-        iptables: match first.target {
-            Some(_) => format!("-A {name} {}", first.iptables),
-            None => first.iptables.clone(),
-        },
-        traffic: decided.help(),
-        not_matched,
-        assumed,
-    })
-}
-
-fn table(report: &Report) -> String {
-    let verdict = match report.port {
-        None => "pass".to_owned(),
-        Some(port) => format!("redirect to the proxy's port {port} ({})", report.action),
-    };
-    let mut text = format!(
-        "{}\n\nverdict   {verdict}\nrule      {}\niptables  {}\ntraffic   {}\n",
-        report.connection, report.rule, report.iptables, report.traffic
+    let socket = socket(args, interface);
+    let answer = subject.outbound(socket, to)?;
+    let mut report = Report::new(
+        connection(args, socket, &answer.facts),
+        &answer,
+        &policy.config,
     );
-    if let Some(assumed) = report.assumed {
-        text += &format!("assumed   {assumed}\n");
+    report.assumed = assumed(args, policy, answer.facts.to_local);
+    let is_query = policy.captures_dns() && to.port == Port::DNS;
+    if args.udp && !is_query {
+        let note = "UDP that cannot be a captured DNS query passes without being counted";
+        report.note = Some(note);
     }
-    if !report.not_matched.is_empty() {
-        text += "\nRules before it, and why they do not match\n";
+    Ok(report)
+}
+
+/// The pod that the options describe, and the interface of `--interface`.
+fn pod(args: &ExplainArgs, ipv6: bool) -> Result<(PodView, Interface)> {
+    let mut pod = PodView::default();
+    if ipv6 {
+        // Istio adds it to lo where IPv6 has rules, and so does the loader.
+        pod.locals.push((PASSTHROUGH_V6.into(), Interface::LO));
     }
-    for passed in &report.not_matched {
-        text += &format!("{}: {}\n", passed.rule, passed.why);
+    for local in &args.local {
+        let interface = pod.interface(&local.interface);
+        pod.locals.push((local.addr, interface));
+    }
+    if let Some(name) = &args.out_interface {
+        ensure!(
+            name != "lo",
+            "--out-interface lo: only what is local to the pod leaves by lo; name its address with \
+             --local"
+        );
+        let interface = pod.interface(name);
+        let everywhere = ["0.0.0.0", "::"].map(|addr| addr.parse::<IpAddr>());
+        for addr in everywhere.into_iter().flatten() {
+            pod.routes.push((Range { addr, len: 0 }, interface));
+        }
+    }
+    let name = args.interface.as_deref();
+    let interface = name.map_or(Interface::NONE, |name| pod.interface(name));
+    Ok((pod, interface))
+}
+
+fn socket(args: &ExplainArgs, device: Interface) -> Socket {
+    let uid = args.uid.unwrap_or(Owner::NOBODY.uid);
+    let gid = args.gid.unwrap_or(uid);
+    let source = args.from.map(|addr| Source::Bound(addr.into()));
+    Socket {
+        protocol: if args.udp {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        },
+        owner: Owner { uid, gid },
+        source: source.unwrap_or(Source::Unbound),
+        device,
+        caller: Caller::MayBeProxy,
+    }
+}
+
+fn destination(facts: &Facts) -> SocketAddr {
+    SocketAddr::new(facts.dst, facts.port)
+}
+
+fn connection(args: &ExplainArgs, socket: Socket, facts: &Facts) -> String {
+    let over = match socket.protocol {
+        Protocol::Tcp => String::new(),
+        Protocol::Udp => format!(" over {}", protocol_name(socket.protocol)),
+    };
+    let Owner { uid, gid } = socket.owner;
+    let mut text = format!("{}{over} by user {uid}, group {gid}", destination(facts));
+    if let Some(from) = facts.source {
+        text += &format!(", from {from}");
+    }
+    if let Some(name) = &args.interface {
+        text += &format!(", bound to {name}");
     }
     text
 }
 
-/// The programs' tables, from the same lists.
-struct Lists<'a> {
-    config: &'a Config,
-    locals: &'a [IpAddr],
-}
-
-impl Tables for Lists<'_> {
-    fn port_lists(&self, port: Port) -> PortLists {
-        let mut group = PortGroup::default();
-        for &(_, list) in self.config.ports.iter().filter(|entry| entry.0 == port) {
-            group.add(port, list);
-        }
-        group.get(port)
+/// What the answer takes for granted.
+fn assumed(args: &ExplainArgs, policy: &Policy, to_local: bool) -> Option<String> {
+    let mut assumed = Vec::new();
+    if args.local.is_empty() {
+        assumed.push("the pod has no addresses but loopback; give them with --local");
     }
-
-    fn is_excluded(&self, ip: &Ip) -> bool {
-        any_contains(&self.config.excluded, ip)
+    let interface_is_known = args.interface.is_some() || args.out_interface.is_some();
+    if !policy.config.excluded_interfaces.is_empty() && !to_local && !interface_is_known {
+        assumed
+            .push("no excluded interface leads there; name the one that does with --out-interface");
     }
-
-    fn is_included(&self, ip: &Ip) -> bool {
-        any_contains(&self.config.included, ip)
-    }
-
-    fn is_local(&self, ip: &Ip) -> bool {
-        self.locals.contains(&(*ip).into())
-    }
+    (!assumed.is_empty()).then(|| assumed.join("; "))
 }
-
-fn any_contains(ranges: &[Prefix], ip: &Ip) -> bool {
-    ranges.iter().any(|prefix| {
-        let range = Range {
-            addr: prefix.ip.into(),
-            len: u8::try_from(prefix.len).unwrap_or(u8::MAX),
-        };
-        range.contains((*ip).into())
-    })
-}
-
-/// IPv4-mapped addresses are IPv4 addresses to the rules.
-fn canonical(addr: IpAddr) -> IpAddr {
-    addr.to_canonical()
-}
-
-fn is_v6(addr: IpAddr) -> bool {
-    canonical(addr).is_ipv6()
-}
-
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use sidecar_ebpf_common::decide::Owner;
+pub use sidecar_ebpf_common::decide::Protocol;
 
 /// A range of addresses, as written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,23 +59,39 @@ impl Display for Ports {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
-    Tcp,
-    /// Only a rule of Istio's that no TCP connection meets.
-    Udp,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OwnerKind {
     User,
     Group,
 }
 
+/// The name of an interface as iptables takes it: `eth+` is every name that begins with `eth`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InterfaceName(pub String);
+
+impl InterfaceName {
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_suffix('+') {
+            Some(start) => name.starts_with(start),
+            None => name == self.0,
+        }
+    }
+}
+
+impl Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One condition of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Match {
-    /// `-o lo`: the destination is local to the pod.
+    /// `-o lo`: packets stay in the pod.
     ToLocal,
+    /// `-o` anything else.
+    OutInterface(InterfaceName),
+    /// `-i`
+    InInterface(InterfaceName),
     Source(IpAddr),
     Destination {
         not: bool,
@@ -85,6 +102,8 @@ pub enum Match {
         not: bool,
         ports: Ports,
     },
+    /// None of these: `-m multiport ! --dports`.
+    NoneOfPorts(Vec<u16>),
     Owner {
         not: bool,
         kind: OwnerKind,
@@ -92,10 +111,18 @@ pub enum Match {
     },
 }
 
-/// What rules ask for. Of an inbound connection only the destination counts.
-#[derive(Clone, Copy, Debug)]
+/// What rules ask for. Of an inbound connection only where it comes in and its destination count.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
+    pub protocol: Protocol,
+    /// Packets stay in the pod.
     pub to_local: bool,
+    /// The interface that the socket is bound to.
+    pub device: Option<String>,
+    /// The interface by which packets leave, if that is known.
+    pub out_interface: Option<String>,
+    /// The interface through which it comes in, if that is known.
+    pub in_interface: Option<String>,
     /// The address that the socket is bound to.
     pub source: Option<IpAddr>,
     pub dst: IpAddr,
@@ -106,60 +133,20 @@ pub struct Facts {
 impl Match {
     /// `None` if the connection is as the rule asks, else why it is not.
     pub fn mismatch(&self, facts: &Facts) -> Option<String> {
-        let (dst, port) = (facts.dst, facts.port);
-        match self {
-            Self::ToLocal => {
-                (!facts.to_local).then(|| format!("{dst} is not an address of the pod"))
-            }
-            Self::Source(wanted) => match facts.source {
-                Some(source) if source == *wanted => None,
-                Some(source) => Some(format!("the source {source} is not {wanted}")),
-                None => Some(format!("the socket is not bound to {wanted}")),
-            },
-            Self::Destination { not, range } => {
-                let single = *range == Range::single(range.addr);
-                let relation = if single { "" } else { "in " };
-                let range = if single {
-                    range.addr.to_string()
-                } else {
-                    range.to_string()
-                };
-                self.unless(self.holds_for(facts), *not, |is| {
-                    format!("{dst} {is} {relation}{range}")
-                })
-            }
-            Self::Protocol(Protocol::Tcp) => None,
-            Self::Protocol(Protocol::Udp) => Some("the rule is for UDP".to_owned()),
-            Self::Port { not, ports } => {
-                let relation = if ports.0.start() == ports.0.end() {
-                    ""
-                } else {
-                    "in "
-                };
-                self.unless(self.holds_for(facts), *not, |is| {
-                    format!("port {port} {is} {relation}{ports}")
-                })
-            }
-            Self::Owner { not, kind, id } => {
-                let (name, own) = match kind {
-                    OwnerKind::User => ("user", facts.owner.uid),
-                    OwnerKind::Group => ("group", facts.owner.gid),
-                };
-                self.unless(self.holds_for(facts), *not, |is| {
-                    format!("{name} {own} {is} {id}")
-                })
-            }
-        }
+        (self.holds_for(facts) == self.is_negated()).then(|| self.why_not(facts))
     }
 
     /// Whether what follows the `!` is so.
     fn holds_for(&self, facts: &Facts) -> bool {
         match self {
             Self::ToLocal => facts.to_local,
+            Self::OutInterface(name) => is_named(name, facts.out_interface.as_deref()),
+            Self::InInterface(name) => is_named(name, facts.in_interface.as_deref()),
             Self::Source(wanted) => facts.source == Some(*wanted),
             Self::Destination { range, .. } => range.contains(facts.dst),
-            Self::Protocol(protocol) => *protocol == Protocol::Tcp,
+            Self::Protocol(protocol) => *protocol == facts.protocol,
             Self::Port { ports, .. } => ports.0.contains(&facts.port),
+            Self::NoneOfPorts(ports) => ports.contains(&facts.port),
             Self::Owner { kind, id, .. } => match kind {
                 OwnerKind::User => facts.owner.uid == *id,
                 OwnerKind::Group => facts.owner.gid == *id,
@@ -167,29 +154,115 @@ impl Match {
         }
     }
 
-    fn unless(&self, holds: bool, not: bool, why: impl Fn(&str) -> String) -> Option<String> {
-        (holds == not).then(|| why(if holds { "is" } else { "is not" }))
+    const fn is_negated(&self) -> bool {
+        match self {
+            Self::ToLocal
+            | Self::OutInterface(_)
+            | Self::InInterface(_)
+            | Self::Source(_)
+            | Self::Protocol(_) => false,
+            Self::Destination { not, .. } | Self::Port { not, .. } | Self::Owner { not, .. } => {
+                *not
+            }
+            Self::NoneOfPorts(_) => true,
+        }
+    }
+
+    /// What is so although, or is not so because, the rule asks otherwise.
+    fn why_not(&self, facts: &Facts) -> String {
+        let (dst, port) = (facts.dst, facts.port);
+        let is = if self.is_negated() { "is" } else { "is not" };
+        match self {
+            Self::ToLocal => match &facts.device {
+                Some(device) => {
+                    format!("the socket is bound to {device}, where {dst} is not local")
+                }
+                None => format!("{dst} is not an address of the pod"),
+            },
+            Self::OutInterface(wanted) => match &facts.out_interface {
+                Some(name) => format!("it leaves by {name}, not by {wanted}"),
+                None => format!("it is not said to leave by {wanted}"),
+            },
+            Self::InInterface(wanted) => match &facts.in_interface {
+                Some(name) => format!("it comes in through {name}, not through {wanted}"),
+                None => format!("it is not said to come in through {wanted}"),
+            },
+            Self::Source(wanted) => match facts.source {
+                Some(source) => format!("the source {source} is not {wanted}"),
+                None => format!("the socket is not bound to {wanted}"),
+            },
+            Self::Destination { range, .. } if *range == Range::single(range.addr) => {
+                format!("{dst} {is} {}", range.addr)
+            }
+            Self::Destination { range, .. } => format!("{dst} {is} in {range}"),
+            Self::Protocol(protocol) => format!("the rule is for {}", protocol_name(*protocol)),
+            Self::Port { ports, .. } if ports.0.start() == ports.0.end() => {
+                format!("port {port} {is} {ports}")
+            }
+            Self::Port { ports, .. } => format!("port {port} {is} in {ports}"),
+            Self::NoneOfPorts(ports) => format!("port {port} {is} one of {}", commas(ports)),
+            Self::Owner { kind, id, .. } => {
+                let (name, own) = match kind {
+                    OwnerKind::User => ("user", facts.owner.uid),
+                    OwnerKind::Group => ("group", facts.owner.gid),
+                };
+                format!("{name} {own} {is} {id}")
+            }
+        }
     }
 }
 
-/// As `iptables-save` writes it.
+fn is_named(wanted: &InterfaceName, name: Option<&str>) -> bool {
+    name.is_some_and(|name| wanted.matches(name))
+}
+
+fn commas(ports: &[u16]) -> String {
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    ports.join(",")
+}
+
+/// As people write it.
+pub const fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+/// As Istio writes it.
 impl Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bang = |not: &bool| if *not { "! " } else { "" };
+        let bang = if self.is_negated() { "! " } else { "" };
         match self {
             Self::ToLocal => f.write_str("-o lo"),
+            Self::OutInterface(name) => write!(f, "-o {name}"),
+            Self::InInterface(name) => write!(f, "-i {name}"),
             Self::Source(addr) => write!(f, "-s {}", Range::single(*addr)),
-            Self::Destination { not, range } => write!(f, "{}-d {range}", bang(not)),
+            Self::Destination { range, .. } => write!(f, "{bang}-d {range}"),
             Self::Protocol(Protocol::Tcp) => f.write_str("-p tcp"),
             Self::Protocol(Protocol::Udp) => f.write_str("-p udp"),
-            Self::Port { not, ports } => write!(f, "{}--dport {ports}", bang(not)),
-            Self::Owner { not, kind, id } => {
+            Self::Port { ports, .. } => write!(f, "{bang}--dport {ports}"),
+            Self::NoneOfPorts(ports) => write!(f, "-m multiport {bang}--dports {}", commas(ports)),
+            Self::Owner { kind, id, .. } => {
                 let kind = match kind {
                     OwnerKind::User => "uid",
                     OwnerKind::Group => "gid",
                 };
-                write!(f, "-m owner {}--{kind}-owner {id}", bang(not))
+                write!(f, "-m owner {bang}--{kind}-owner {id}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plus_stands_for_the_rest_of_an_interface_s_name() {
+        let matches = |pattern: &str, name| InterfaceName(pattern.to_owned()).matches(name);
+        assert!(matches("eth0", "eth0") && !matches("eth0", "eth00") && !matches("eth0", "eth"));
+        assert!(matches("eth+", "eth") && matches("eth+", "eth12") && !matches("eth+", "et"));
+        assert!(matches("+", "lo"));
     }
 }

@@ -1,18 +1,22 @@
 //! The subcommands. None of them needs the eBPF programs, and none changes anything.
 //!
 //! - [`rules`]: the rules that settings make; [`explain`]: which of them decides a connection, and
-//!   why those before it do not; both out of [`chain`];
+//!   why those before it do not; both out of [`chain`], whose rules ask what [`matches`] has, for
+//!   a [`subject`]: settings in a pod ([`pod_view`]), or what is [`running`];
 //! - [`validate`]: whether connections are redirected where it runs.
 
 pub mod chain;
 pub mod explain;
 pub mod matches;
+pub mod pod_view;
 pub mod rules;
+pub mod running;
+pub mod subject;
 pub mod validate;
 
-use std::{env, ffi::OsString, io::Write};
+use std::{env, ffi::OsString, fs, io::Write, net::IpAddr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Subcommand, ValueEnum};
 use sidecar_ebpf_common::maps::DEFAULT_DESTINATIONS;
 
@@ -62,6 +66,23 @@ pub enum Format {
     Table,
     /// One JSON object
     Json,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct FormatArgs {
+    /// How it is written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub output: Format,
+
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+}
+
+impl FormatArgs {
+    pub fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
 }
 
 /// Settings as the main job takes them.
@@ -118,6 +139,17 @@ fn warn(config: &Config) {
     for note in &config.notes {
         log::warn!("{note}");
     }
+}
+
+/// The DNS servers of the pod that this runs in.
+fn servers_here() -> Result<Vec<IpAddr>> {
+    let path = "/etc/resolv.conf";
+    let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
+    });
+    Ok(servers.collect())
 }
 
 /// Lines whose cells stand below each other.

@@ -5,14 +5,14 @@ use std::io::Write;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
-use sidecar_ebpf_common::rule::InboundRule;
+use sidecar_ebpf_common::rule::{InboundRule, OutboundRule};
 
 use super::{
-    Format, Outcome, PolicyArgs, aligned,
-    chain::{Family, Listed, Policy, Rule},
+    Format, FormatArgs, Outcome, PolicyArgs, aligned,
+    chain::{self, Family, Listed, Policy, Rule},
     warn,
 };
-use crate::config::{Inbound, flag::Environment};
+use crate::config::{DNS_PORT, Inbound, flag::Environment};
 
 /// Shows the rules that these settings make, in order, with their values
 ///
@@ -23,12 +23,11 @@ use crate::config::{Inbound, flag::Environment};
     after_help = "Exit codes: 0 fine, 2 something went wrong."
 )]
 pub struct RulesArgs {
-    /// How they are written
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub output: Format,
+    #[command(flatten)]
+    pub format: FormatArgs,
 
     /// As text for `iptables-restore --noflush`; with --ipv6 for `ip6tables-restore --noflush`
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long, conflicts_with_all = ["output", "json"])]
     pub iptables: bool,
 
     /// IPv6 has rules: the pod's first address is IPv6
@@ -49,6 +48,9 @@ struct Report {
     outbound_port: u16,
     /// The port behind `redirect-inbound`.
     inbound_port: u16,
+    /// The port behind `redirect-dns`, if DNS is captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_port: Option<u16>,
     chains: Vec<Chain>,
 }
 
@@ -64,6 +66,9 @@ struct Chain {
 #[derive(Serialize)]
 struct Row {
     rule: &'static str,
+    /// The chain that it stands in, if that is another one, through which the way leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<&'static str>,
     iptables: String,
     action: &'static str,
 }
@@ -75,9 +80,9 @@ pub fn run(
 ) -> Result<Outcome> {
     let policy = Policy::resolve(&args.policy, environment)?;
     warn(&policy.config);
-    let text = match args.output {
-        _ if args.iptables && args.ipv6 => iptables(&policy, Family::V6),
-        _ if args.iptables => iptables(&policy, Family::V4),
+    let text = match args.format.format() {
+        _ if args.iptables && args.ipv6 => policy.iptables(Family::V6, true),
+        _ if args.iptables => policy.iptables(Family::V4, true),
         Format::Table => table(&report(&policy, args.ipv6)),
         Format::Json => serde_json::to_string(&report(&policy, args.ipv6))? + "\n",
     };
@@ -88,33 +93,43 @@ pub fn run(
 
 fn report(policy: &Policy, ipv6: bool) -> Report {
     let config = &policy.config;
-    let mut chains = vec![Chain::new(
-        "ISTIO_OUTPUT",
-        Some(Family::V4),
-        &policy.outbound(Family::V4, true),
-    )];
+    let output = |family| {
+        let mut rules = policy.outbound(family, true);
+        // Without DNS capture only TCP is looked at, and that does not get beyond rule 9.
+        if config.outbound_all && !policy.captures_dns() {
+            rules.retain(|listed| listed.rule != OutboundRule::EndOfChain);
+        }
+        Chain::new(chain::Chain::IstioOutput, Some(family), &rules)
+    };
+    let mut chains = vec![output(Family::V4)];
     if ipv6 || config.dual_stack {
-        let rules = policy.outbound(Family::V6, true);
-        chains.push(Chain::new("ISTIO_OUTPUT", Some(Family::V6), &rules));
+        chains.push(output(Family::V6));
     }
-    chains.push(Chain::new("ISTIO_INBOUND", None, &policy.inbound(true)));
+    let mut inbound = policy.inbound(true);
+    if config.inbound == Inbound::All {
+        inbound.retain(|listed| listed.rule != InboundRule::EndOfChain);
+    }
+    chains.push(Chain::new(chain::Chain::Inbound, None, &inbound));
     Report {
         schema: SCHEMA,
         outbound_port: config.outbound_port.0,
         inbound_port: config.inbound_port.0,
+        dns_port: policy.captures_dns().then_some(DNS_PORT.0),
         chains,
     }
 }
 
 impl Chain {
-    fn new<R: Rule>(chain: &'static str, family: Option<Family>, rules: &[Listed<R>]) -> Self {
+    fn new<R: Rule>(chain: chain::Chain, family: Option<Family>, rules: &[Listed<R>]) -> Self {
         let row = |listed: &Listed<R>| Row {
             rule: listed.rule.label(),
-            iptables: listed.iptables.clone(),
+            chain: (listed.chain != chain && listed.target.is_some())
+                .then_some(listed.chain.name()),
+            iptables: listed.iptables(),
             action: listed.rule.action().name(),
         };
         Self {
-            chain,
+            chain: chain.name(),
             family: family.map(Family::name),
             rules: rules.iter().map(row).collect(),
         }
@@ -128,12 +143,22 @@ fn table(report: &Report) -> String {
         let heads = ["RULE", "IPTABLES", "ACTION"].map(str::to_owned);
         rows.push(heads);
         for row in &chain.rules {
-            let action = match row.action {
-                "redirect-outbound" => format!("{} ({})", row.action, report.outbound_port),
-                "redirect-inbound" => format!("{} ({})", row.action, report.inbound_port),
-                action => action.to_owned(),
+            let port = match row.action {
+                "redirect-outbound" => Some(report.outbound_port),
+                "redirect-inbound" => Some(report.inbound_port),
+                "redirect-dns" => report.dns_port,
+                _ => None,
             };
-            rows.push([row.rule.to_owned(), row.iptables.clone(), action]);
+            let port = port.map(|port| format!(" ({port})")).unwrap_or_default();
+            let chain = row
+                .chain
+                .map(|chain| format!("{chain}: "))
+                .unwrap_or_default();
+            rows.push([
+                row.rule.to_owned(),
+                chain + &row.iptables,
+                row.action.to_owned() + &port,
+            ]);
         }
     }
     let lines = aligned(&rows);
@@ -151,46 +176,6 @@ fn table(report: &Report) -> String {
         }
     }
     text
-}
-
-/// In the order in which istio-iptables writes its lines.
-fn iptables(policy: &Policy, family: Family) -> String {
-    let config = &policy.config;
-    let (outbound_port, inbound_port) = (config.outbound_port.0, config.inbound_port.0);
-    let inbound = appended("ISTIO_INBOUND", &policy.inbound_chain());
-    // The tunnel's rule comes before the redirects are defined, the others after.
-    let (tunnel, inbound): (Vec<_>, Vec<_>) = inbound
-        .into_iter()
-        .partition(|(rule, _)| *rule == InboundRule::Tunnel);
-    let mut lines = vec!["*nat".to_owned()];
-    for chain in [
-        "ISTIO_INBOUND",
-        "ISTIO_REDIRECT",
-        "ISTIO_IN_REDIRECT",
-        "ISTIO_OUTPUT",
-    ] {
-        lines.push(format!(":{chain} - [0:0]"));
-    }
-    lines.extend(tunnel.into_iter().map(|(_, line)| line));
-    let redirect = |chain, port| format!("-A {chain} -p tcp -j REDIRECT --to-ports {port}");
-    lines.push(redirect("ISTIO_REDIRECT", outbound_port));
-    lines.push(redirect("ISTIO_IN_REDIRECT", inbound_port));
-    if config.inbound != Inbound::Off {
-        lines.push("-A PREROUTING -p tcp -j ISTIO_INBOUND".to_owned());
-    }
-    lines.extend(inbound.into_iter().map(|(_, line)| line));
-    let outbound = appended("ISTIO_OUTPUT", &policy.outbound(family, true));
-    lines.push("-A OUTPUT -j ISTIO_OUTPUT".to_owned());
-    lines.extend(outbound.into_iter().map(|(_, line)| line));
-    lines.push("COMMIT\n".to_owned());
-    lines.join("\n")
-}
-
-/// The rules that are really there.
-fn appended<R: Rule>(chain: &str, rules: &[Listed<R>]) -> Vec<(R, String)> {
-    let real = rules.iter().filter(|listed| listed.target.is_some());
-    real.map(|listed| (listed.rule, format!("-A {chain} {}", listed.iptables)))
-        .collect()
 }
 
 #[cfg(test)]

@@ -15,10 +15,11 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::{ArgAction, Args, Command};
 use nix::ifaddrs::getifaddrs;
 use rustix::process::geteuid;
+use serde::Serialize;
 use sidecar_ebpf_common::decide::{PASSTHROUGH_V4, PASSTHROUGH_V6};
 use socket2::{Domain, Socket, Type};
 
-use super::{Outcome, PolicyArgs, warn};
+use super::{Format, FormatArgs, Outcome, PolicyArgs, warn};
 use crate::{
     config::{Config, flag::Environment},
     network::View,
@@ -48,7 +49,23 @@ pub struct ValidateArgs {
     pub ipv6: bool,
 
     #[command(flatten)]
+    pub format: FormatArgs,
+
+    #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+/// Changes whenever a field changes its meaning or goes away.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Report {
+    schema: u32,
+    redirected: bool,
+    connections: Vec<Arrived>,
+    /// Why one of them did not arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// Two flags of istio-iptables that are refused elsewhere mean something here.
@@ -91,22 +108,44 @@ pub fn run(
     if args.ipv6 || has_ipv6_rules(config.dual_stack)? {
         families.push(Probe::v6(port));
     }
-    for probe in families {
-        let arrived = match probe.run(&config, timeout) {
-            Ok(arrived) => arrived,
-            Err(error) => {
-                log::error!("not redirected: {error:#}");
-                return Ok(Outcome::NotRedirected);
-            }
-        };
-        writeln!(
-            out,
-            "redirected: a connection from {} to {} arrived at {}, original destination {}",
-            arrived.from, probe.to, arrived.at, arrived.original
-        )
-        .context("writing to stdout")?;
+    let report = Report::new(&families, &config, timeout);
+    if let Some(error) = &report.error {
+        log::error!("not redirected: {error}");
     }
-    Ok(Outcome::Fine)
+    let text = match args.format.format() {
+        Format::Table => report.connections.iter().map(Arrived::line).collect(),
+        Format::Json => serde_json::to_string(&report)? + "\n",
+    };
+    out.write_all(text.as_bytes())
+        .context("writing to stdout")?;
+    Ok(if report.redirected {
+        Outcome::Fine
+    } else {
+        Outcome::NotRedirected
+    })
+}
+
+impl Report {
+    /// One connection for each family, until one does not arrive.
+    fn new(families: &[Probe], config: &Config, timeout: Duration) -> Self {
+        let mut connections = Vec::new();
+        let mut error = None;
+        for probe in families {
+            match probe.run(config, timeout) {
+                Ok(arrived) => connections.push(arrived),
+                Err(reason) => {
+                    error = Some(format!("{reason:#}"));
+                    break;
+                }
+            }
+        }
+        Self {
+            schema: SCHEMA,
+            redirected: error.is_none(),
+            connections,
+            error,
+        }
+    }
 }
 
 /// As the loader and Istio decide it: by the pod's addresses.
@@ -177,11 +216,21 @@ struct Probe {
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Serialize, Debug)]
 struct Arrived {
     from: SocketAddr,
+    to: SocketAddr,
     at: SocketAddr,
     original: SocketAddr,
+}
+
+impl Arrived {
+    fn line(&self) -> String {
+        format!(
+            "redirected: a connection from {} to {} arrived at {}, original destination {}\n",
+            self.from, self.to, self.at, self.original
+        )
+    }
 }
 
 impl Probe {
@@ -270,7 +319,12 @@ impl Probe {
                 self.to
             );
         }
-        Ok(Arrived { from, at, original })
+        Ok(Arrived {
+            from,
+            to: self.to,
+            at,
+            original,
+        })
     }
 
     fn listened_at(&self, config: &Config) -> String {

@@ -1,13 +1,13 @@
 //! Lists of user and group ids.
 
-use sidecar_ebpf_common::policy::{IdList, MAX_IDS};
+use sidecar_ebpf_common::lists::{Ids, MAX_IDS};
 
 use super::{
     flag::Setting,
     problem::{Collector, quote},
 };
 
-pub(super) fn parse(setting: &Setting, collector: &mut Collector) -> IdList {
+pub(super) fn parse(setting: &Setting, collector: &mut Collector) -> Ids {
     let mut distinct = Vec::new();
     // A repeated id repeats rules that can no longer match.
     for id in collector.items(setting, parse_id) {
@@ -15,13 +15,13 @@ pub(super) fn parse(setting: &Setting, collector: &mut Collector) -> IdList {
             distinct.push(id);
         }
     }
-    IdList::new(&distinct).unwrap_or_else(|| {
+    Ids::new(&distinct).unwrap_or_else(|| {
         collector.refuse(format!(
             "{setting}: {} different ids, but at most {MAX_IDS} are possible; drop some, or give \
              the proxy's processes a common id",
             distinct.len()
         ));
-        IdList::EMPTY
+        Ids::EMPTY
     })
 }
 

@@ -14,9 +14,12 @@ mod read;
 mod tests;
 pub mod unsupported;
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use sidecar_ebpf_common::{
     addr::{Port, Prefix},
-    policy::{IdList, PortLists, Settings, Switches},
+    lists::{Groups, Ids, PortLists},
+    policy::{Loopback, Settings, Switches},
 };
 
 pub use self::problem::Problems;
@@ -27,8 +30,10 @@ use crate::cli::{IstioArgs, RingArgs, UnsupportedArgs};
 /// What the user asked for, checked.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
-    pub uids: IdList,
-    pub gids: IdList,
+    pub uids: Ids,
+    pub gids: Ids,
+    /// Whose traffic is captured.
+    pub owner_groups: OwnerGroups,
     /// The proxy's port for outbound connections.
     pub outbound_port: Port,
     /// The proxy's port for inbound connections.
@@ -46,6 +51,12 @@ pub struct Config {
     /// An included range of either family is written with a loopback address.
     pub loopback_included: bool,
     pub inbound: Inbound,
+    /// The IPv4 range that counts as localhost: an address and a prefix length.
+    pub loopback: (Ipv4Addr, u8),
+    /// Names of the interfaces that are not captured, as written: `eth+` is every name that begins
+    /// with `eth`.
+    pub excluded_interfaces: Vec<String>,
+    pub dns: Dns,
     /// IPv6 has rules although the pod's first address is IPv4.
     pub dual_stack: bool,
     /// Slots in the number ring: a power of two.
@@ -56,6 +67,32 @@ pub struct Config {
     /// What is worth a warning.
     pub notes: Vec<String>,
 }
+
+/// Whose outbound traffic is captured.
+#[derive(Clone, PartialEq, Debug)]
+pub enum OwnerGroups {
+    All,
+    /// That of these groups only. May be empty: nobody's.
+    Included(Groups),
+    /// That of all but these.
+    Excluded(Groups),
+}
+
+/// Which DNS queries go to the proxy's agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dns {
+    Off,
+    /// Those to these servers, IPv4 and IPv6.
+    Servers(Vec<IpAddr>),
+    /// Those to the servers in the pod's own resolv.conf.
+    ServersOfPod,
+    /// All.
+    All,
+}
+
+/// The port on which Istio's agent answers DNS queries (`IstioAgentDNSListenerPort`,
+/// tools/istio-iptables/pkg/constants/constants.go).
+pub const DNS_PORT: Port = Port(15053);
 
 /// Which inbound ports are captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +133,10 @@ impl Config {
             outbound_all: outbound.all,
             loopback_included: outbound.included.loopback,
             inbound,
+            owner_groups: OwnerGroups::All,
+            loopback: (Ipv4Addr::LOCALHOST, 32),
+            excluded_interfaces: Vec::new(),
+            dns: Dns::Off,
             dual_stack,
             destinations: ring.destinations,
             hold,
@@ -120,10 +161,37 @@ impl Config {
             .with_if(self.loopback_included, Switches::LOOPBACK_INCLUDED)
             .with_if(self.inbound == Inbound::All, Switches::INBOUND_ALL)
             .with_if(self.inbound == Inbound::Ports, Switches::INBOUND_PORTS)
+            .with_if(self.dns == Dns::All, Switches::DNS_ALL)
+            .with_if(self.captures_dns(), Switches::DNS)
+            .with_if(
+                matches!(self.owner_groups, OwnerGroups::Included(_)),
+                Switches::GROUPS_INCLUDED,
+            )
+            .with_if(
+                matches!(self.owner_groups, OwnerGroups::Excluded(_)),
+                Switches::GROUPS_EXCLUDED,
+            )
+            .with_if(!self.excluded_interfaces.is_empty(), Switches::INTERFACES)
+    }
+
+    /// Whether any DNS query is captured. Istio decides that for both families at once, so that
+    /// rules of one change with the servers of the other. The servers of the pod count once they
+    /// are known.
+    pub const fn captures_dns(&self) -> bool {
+        match &self.dns {
+            Dns::Off | Dns::ServersOfPod => false,
+            Dns::Servers(servers) => !servers.is_empty(),
+            Dns::All => true,
+        }
     }
 
     /// The part of the policy that comes from settings.
     pub fn settings(&self, ipv6: bool) -> Settings {
+        let groups = match &self.owner_groups {
+            OwnerGroups::All => Groups::EMPTY,
+            OwnerGroups::Included(groups) | OwnerGroups::Excluded(groups) => *groups,
+        };
+        let (loopback, len) = self.loopback;
         Settings {
             uids: self.uids,
             gids: self.gids,
@@ -131,6 +199,9 @@ impl Config {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
             tunnel_port: self.tunnel_port,
+            dns_port: DNS_PORT,
+            groups,
+            loopback: Loopback::new(loopback, len.into()),
             ring_mask: self.destinations - 1,
             hold: self.hold,
         }

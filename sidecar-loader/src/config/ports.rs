@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
-use sidecar_ebpf_common::{addr::Port, policy::PortLists};
+use sidecar_ebpf_common::{addr::Port, lists::PortLists};
 
 use super::{
     flag::Setting,

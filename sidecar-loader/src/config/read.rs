@@ -2,9 +2,9 @@
 
 use sidecar_ebpf_common::{
     addr::Port,
+    lists::{Ids, PortLists},
     maps::{MAX_DESTINATIONS, MIN_DESTINATIONS},
     number::Tick,
-    policy::{IdList, PortLists},
 };
 
 use super::{
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
 
     /// An empty uid list means the default, an empty gid list the same as the uids
     /// (`FillConfigFromEnvironment` in tools/common/config/config.go).
-    pub(super) fn ids(&mut self) -> (IdList, IdList) {
+    pub(super) fn ids(&mut self) -> (Ids, Ids) {
         let istio = self.istio;
         let mut uids = self.setting(&flag::PROXY_UID, &istio.proxy_uid);
         let gids = self.setting(&flag::PROXY_GID, &istio.proxy_gid);
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
             ));
         }
         let uid_list = ids::parse(&uids, &mut self.collector);
-        if uid_list == IdList::EMPTY {
+        if uid_list == Ids::EMPTY {
             self.collector.note(format!(
                 "{uids}: no id, so the proxy is not known by its uid"
             ));

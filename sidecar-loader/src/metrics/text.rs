@@ -174,8 +174,8 @@ pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use sidecar_ebpf_common::{
-        counter::Reason,
-        rule::{InboundRule, OutboundRule},
+        counter::{OutboundHook, Reason},
+        rule::InboundRule,
     };
 
     use super::*;
@@ -235,10 +235,11 @@ pub(super) mod tests {
                 .inspect(|(name, value)| assert_eq!(**value, 0.0, "{name}"))
                 .count()
         };
-        assert_eq!(
-            count("decisions"),
-            2 * OutboundRule::ALL.len() + InboundRule::ALL.len()
-        );
+        let outbound: usize = OutboundHook::ALL
+            .iter()
+            .map(|hook| hook.rules().count())
+            .sum();
+        assert_eq!(count("decisions"), outbound + InboundRule::ALL.len());
         let exceptions: usize = Reason::ALL.iter().map(|reason| reason.hooks().len()).sum();
         assert_eq!(count("bypasses") + count("refusals"), exceptions);
         assert!(count("bypasses") > 0 && count("refusals") > 0);

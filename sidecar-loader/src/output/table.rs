@@ -6,7 +6,7 @@ use std::{
 };
 
 use sidecar_ebpf_common::{
-    counter::{ConnectHook, Counter},
+    counter::{Counter, OutboundHook},
     rule::{InboundRule, OutboundRule},
 };
 
@@ -116,7 +116,7 @@ pub fn render(out: &mut impl Write, view: &View<'_>) -> io::Result<()> {
 
 fn outbound_rows(view: &View<'_>) -> Vec<Row> {
     let total = |snapshot: &Snapshot, rule| {
-        ConnectHook::ALL
+        OutboundHook::ALL
             .iter()
             .map(|&hook| snapshot.get(Counter::Outbound(hook, rule)))
             .sum()
@@ -301,7 +301,7 @@ Bypassed or refused
 HOOK      REASON      EFFECT   COUNT
 connect6  table-full  refusal      3
 
-19 rules have not matched yet
+24 rules have not matched yet
 ";
         assert_eq!(text, expected);
     }
@@ -330,7 +330,8 @@ connect6  table-full  refusal      3
                 "{rule:?}"
             );
         }
-        assert_eq!(text.lines().count(), 22 + 2 * 2 + 1);
+        let rules = OutboundRule::ALL.len() + InboundRule::ALL.len();
+        assert_eq!(text.lines().count(), rules + 2 * 2 + 1);
         assert!(!text.contains("PER SECOND") && !text.contains('…'));
         assert!(!text.contains("Bypassed") && !text.contains("not matched"));
     }

@@ -3,15 +3,23 @@
 use serde_json::Value;
 
 use super::*;
-use crate::cmd::{self, Job, tests::parsed};
+use crate::{
+    cmd::{self, Job, tests::parsed},
+    config::Dns,
+};
 
-fn written(args: &[&str]) -> String {
-    let Ok(Job::Command(command)) = parsed(&[&["rules"], args].concat()) else {
-        panic!("{args:?}: no subcommand")
+fn args(given: &[&str]) -> RulesArgs {
+    let Ok(Job::Command(command)) = parsed(&[&["rules"], given].concat()) else {
+        panic!("{given:?}: no subcommand")
     };
     let cmd::Command::Rules(args) = *command else {
         panic!("another subcommand")
     };
+    args
+}
+
+fn written(given: &[&str]) -> String {
+    let args = args(given);
     let mut out = Vec::new();
     let outcome = run(&args, &|_| None, &mut out).unwrap();
     assert_eq!(outcome, Outcome::Fine);
@@ -213,5 +221,81 @@ fn json_has_the_same_rows() {
     assert_eq!(
         (&nine["rule"], &nine["action"]),
         (&"9".into(), &"redirect-outbound".into())
+    );
+}
+
+#[test]
+fn json_has_a_short_name() {
+    assert_eq!(written(&["--json"]), written(&["--output", "json"]));
+    for with in [["--json", "--iptables"], ["--json", "--output=json"]] {
+        let error = parsed(&[&["rules"], with.as_slice()].concat()).unwrap_err();
+        assert!(error.to_string().contains("--json"), "{error}");
+    }
+}
+
+#[test]
+fn rules_of_other_chains_stand_where_the_way_leads_through_them() {
+    let given = args(&["-i", "10.0.0.0/8"]);
+    let mut policy = Policy::resolve(&given.policy, &|_| None).unwrap();
+    policy.config.dns = Dns::All;
+    policy.config.excluded_interfaces = vec!["eth1".to_owned()];
+    let report = report(&policy, false);
+    let text = table(&report);
+    let line = |start: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(start));
+        let words = lines
+            .next()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        words.unwrap_or_else(|| panic!("{start}: {text}")).join(" ")
+    };
+    assert_eq!(
+        line("excluded-interface "),
+        "excluded-interface OUTPUT: -o eth1 -j RETURN pass"
+    );
+    assert_eq!(
+        line("inbound-excluded-interface "),
+        "inbound-excluded-interface PREROUTING: -i eth1 -j RETURN pass"
+    );
+    assert_eq!(
+        line("dns "),
+        "dns ISTIO_OUTPUT_DNS: -p tcp --dport 53 -j REDIRECT --to-ports 15053 redirect-dns (15053)"
+    );
+    assert_eq!(
+        line("end-of-chain "),
+        "end-of-chain (end of ISTIO_OUTPUT) pass"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["dns_port"], 15053);
+    let first = &json["chains"][0]["rules"][0];
+    assert_eq!(
+        (&first["rule"], &first["chain"]),
+        (&"excluded-interface".into(), &"OUTPUT".into())
+    );
+    assert_eq!(json["chains"][0]["rules"][1].get("chain"), None);
+}
+
+#[test]
+fn the_end_of_a_chain_is_shown_where_something_can_get_there() {
+    let ends = |change: fn(&mut Policy), given: &[&str]| {
+        let given = args(given);
+        let mut policy = Policy::resolve(&given.policy, &|_| None).unwrap();
+        change(&mut policy);
+        let report = report(&policy, false);
+        let rules = report.chains.iter().flat_map(|chain| &chain.rules);
+        let ends = rules
+            .map(|row| row.rule)
+            .filter(|rule| rule.ends_with("end-of-chain"));
+        ends.collect::<Vec<_>>()
+    };
+    let nothing: fn(&mut Policy) = |_| {};
+    assert_eq!(ends(nothing, &[]), [""; 0]);
+    assert_eq!(
+        ends(nothing, &["-i", "10.0.0.0/8", "-b", "80"]),
+        ["end-of-chain", "inbound-end-of-chain"]
+    );
+    // UDP comes to the end.
+    assert_eq!(
+        ends(|policy| policy.config.dns = Dns::All, &[]),
+        ["end-of-chain"]
     );
 }

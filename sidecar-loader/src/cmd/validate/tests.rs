@@ -34,6 +34,26 @@ fn without_a_redirect_it_says_so() {
 }
 
 #[test]
+fn json_says_why_it_is_not_redirected() {
+    let [outbound, inbound] = free_ports();
+    let args = [
+        "-p",
+        &outbound,
+        "-z",
+        &inbound,
+        "--probe-timeout=100ms",
+        "--json",
+    ];
+    let (outcome, said) = validated(&args, &[]).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(outcome, Outcome::NotRedirected);
+    assert_eq!(json["redirected"], false);
+    assert_eq!(json["connections"], serde_json::json!([]));
+    let error = json["error"].as_str().unwrap();
+    assert!(error.contains("127.0.0.6:15002"), "{error}");
+}
+
+#[test]
 fn istio_s_way_of_calling_it_is_understood() {
     let [outbound, inbound] = free_ports();
     let args = [

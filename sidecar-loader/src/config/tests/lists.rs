@@ -244,7 +244,7 @@ fn bad_ranges_are_refused_by_name() {
 #[test]
 fn long_lists_are_fast_up_to_the_bound() {
     let list = |count: u32| {
-        let ranges = (0..count).map(|i| format!("{}/32", std::net::Ipv4Addr::from_bits(i << 3)));
+        let ranges = (0..count).map(|i| format!("{}/32", Ipv4Addr::from_bits(i << 3)));
         ranges.collect::<Vec<_>>().join(",")
     };
     let ten_thousand = list(10_000);

@@ -35,7 +35,7 @@ fn refused(args: &[&str]) -> String {
         .to_string()
 }
 
-fn ids(list: IdList) -> Vec<u32> {
+fn ids(list: Ids) -> Vec<u32> {
     list.iter().collect()
 }
 

@@ -1,8 +1,10 @@
 //! What tells the proxy: its ports and its owners.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
 use sidecar_lab::{
-    Agent,
+    Agent, Level,
     pod::{APP_ID, PROXY_ID},
 };
 
@@ -114,5 +116,48 @@ fn proxy_gid() -> Result<()> {
         rig.delivered(connect4("9"), &by_old_gid, to(SERVICE), outbound);
         rig.delivered(connect4("3"), &first, own(8080), application);
     }
+    Ok(())
+}
+
+#[test]
+fn proxy_cgroup_in_the_pod() -> Result<()> {
+    let mut rig = Rig::new("container")?;
+    let cgroup = rig.pod.proxy_cgroup();
+    // Goes with the pod.
+    let below = cgroup.join("below");
+    fs::create_dir(&below)?;
+    let impostor = Agent::spawn(&rig.pod.app().user(PROXY_ID, PROXY_ID))?;
+    let by_gid = Agent::spawn(&rig.pod.app().user(APP_ID, PROXY_ID))?;
+    let worker = Agent::spawn(&rig.pod.proxy().in_cgroup(below))?;
+    let other_user = Agent::spawn(&rig.pod.proxy().user(APP_ID, APP_ID))?;
+
+    rig.load(&["--dual-stack"])?;
+    rig.delivered(connect4("4"), &impostor, to(SERVICE), &rig.service);
+
+    let cgroup = cgroup.to_str().context("not UTF-8")?;
+    rig.load(&["--dual-stack", "--proxy-cgroup", cgroup])?;
+    let Rig {
+        service,
+        outbound,
+        inbound,
+        application,
+        ..
+    } = &rig;
+    for agent in [&impostor, &by_gid] {
+        rig.delivered(connect4("9"), agent, to(SERVICE), outbound);
+        rig.delivered(connect6("9"), agent, to(SERVICE6), outbound);
+        // Questions of the application for an original destination are not looked at any more.
+        let client = rig.expect(&[connect4("3")], || agent.connect_with(own(8080)))?;
+        let server = application.accept(&client);
+        assert!(server.original_dst(Level::Ip, 16).is_err());
+    }
+    for agent in [&rig.proxy, &worker] {
+        rig.delivered(connect4("4"), agent, to(SERVICE), service);
+        rig.delivered(connect6("4"), agent, to(SERVICE6), service);
+        rig.delivered(connect4("2"), agent, own(8080), inbound);
+    }
+    // The cgroup alone makes nobody the proxy.
+    rig.delivered(connect4("9"), &other_user, to(SERVICE), outbound);
+    rig.delivered(sk_lookup("inbound-all"), &rig.remote, own(8080), inbound);
     Ok(())
 }
