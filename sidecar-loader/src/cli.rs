@@ -2,18 +2,18 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use sidecar_ebpf_common::maps::DEFAULT_DESTINATIONS;
 
-use crate::config::{
-    flag,
-    unsupported::{UNSUPPORTED, Unsupported},
+pub use self::{
+    istio::{AnnotationArgs, AnnotationDefaults, IstioArgs},
+    unsupported::UnsupportedArgs,
 };
 
+mod istio;
 #[cfg(test)]
 mod tests;
-
-const ISTIO: &str = "Redirection (istio-iptables' flags, variables and list syntax)";
+mod unsupported;
 
 /// Redirects a pod's TCP to its sidecar proxy as Istio's iptables rules would, with eBPF programs.
 ///
@@ -46,11 +46,13 @@ Examples:
     loader --cgroup /sys/fs/cgroup/pod
   Only two ranges outbound, not the database, nothing inbound:
     loader --cgroup /sys/fs/cgroup/pod -i 10.0.0.0/8,fd00::/8 -o 5432 -b ''
+  As the pod's annotations say, with the defaults of Istio's CNI plugin:
+    loader --cgroup /sys/fs/cgroup/pod --annotations pod.yaml --annotation-defaults cni
   For machines, with metrics:
     loader --cgroup /sys/fs/cgroup/pod --output json --metrics-addr 127.0.0.1:9464
 
-Settings of istio-iptables that are not listed above (TPROXY, DNS capture, interfaces, owner groups,
-…) are refused, as flags and as environment variables, unless their value changes nothing.
+Settings of istio-iptables that are not listed above (TPROXY, virtual interfaces, …) are refused, as
+flags, as annotations and as environment variables, unless their value changes nothing.
 
 Exit codes: 0 detached as asked, 2 something went wrong.";
 
@@ -148,150 +150,6 @@ pub struct RingArgs {
     /// connect() that the kernel gives up (127 s with net.ipv4.tcp_syn_retries=6)
     #[arg(long, value_name = "SECONDS", default_value_t = 128)]
     pub destination_hold: u64,
-}
-
-/// The flags of istio-iptables that are understood, as they were given. Defaults and environment
-/// are added by [`Config::resolve`](crate::config::Config::resolve), because an empty value and an
-/// absent one differ.
-#[derive(Args, Clone, Default, Debug)]
-#[command(next_help_heading = ISTIO)]
-pub struct IstioArgs {
-    /// The proxy's port for outbound connections [default: 15001]
-    #[arg(long = flag::ENVOY_PORT.long, short = flag::ENVOY_PORT.short, value_name = "PORT")]
-    pub envoy_port: Option<String>,
-
-    /// The proxy's port for inbound connections [default: 15006] [env: INBOUND_CAPTURE_PORT]
-    #[arg(
-        long = flag::INBOUND_CAPTURE_PORT.long,
-        short = flag::INBOUND_CAPTURE_PORT.short,
-        value_name = "PORT"
-    )]
-    pub inbound_capture_port: Option<String>,
-
-    /// The tunnel port (HBONE), never redirected inbound [default: 15008]
-    /// [env: INBOUND_TUNNEL_PORT]
-    #[arg(
-        long = flag::INBOUND_TUNNEL_PORT.long,
-        short = flag::INBOUND_TUNNEL_PORT.short,
-        value_name = "PORT"
-    )]
-    pub inbound_tunnel_port: Option<String>,
-
-    /// User ids that are the proxy's, hence not redirected. Empty means the default; unlike
-    /// istio-iptables, $ENVOY_USER is not looked up [default: 1337] [env: PROXY_UID]
-    #[arg(long = flag::PROXY_UID.long, short = flag::PROXY_UID.short, value_name = "UIDS")]
-    pub proxy_uid: Option<String>,
-
-    /// Group ids that are the proxy's, hence not redirected [default: the same as --proxy-uid]
-    /// [env: PROXY_GID]
-    #[arg(long = flag::PROXY_GID.long, short = flag::PROXY_GID.short, value_name = "GIDS")]
-    pub proxy_gid: Option<String>,
-
-    /// Inbound ports that are redirected; '*' means all, empty means none [default: *]
-    /// [env: ISTIO_INBOUND_PORTS]
-    #[arg(long = flag::INBOUND_PORTS.long, short = flag::INBOUND_PORTS.short, value_name = "PORTS")]
-    pub istio_inbound_ports: Option<String>,
-
-    /// Inbound ports that are not redirected, if all others are [default: 15090,15021,15020]
-    /// [env: ISTIO_LOCAL_EXCLUDE_PORTS]
-    #[arg(
-        long = flag::LOCAL_EXCLUDE_PORTS.long,
-        short = flag::LOCAL_EXCLUDE_PORTS.short,
-        value_name = "PORTS"
-    )]
-    pub istio_local_exclude_ports: Option<String>,
-
-    /// Outbound address ranges that are redirected; '*' means all, empty means none [default: *]
-    /// [env: ISTIO_SERVICE_CIDR]
-    #[arg(long = flag::SERVICE_CIDR.long, short = flag::SERVICE_CIDR.short, value_name = "RANGES")]
-    pub istio_service_cidr: Option<String>,
-
-    /// Outbound address ranges that are not redirected [default: none]
-    /// [env: ISTIO_SERVICE_EXCLUDE_CIDR]
-    #[arg(
-        long = flag::SERVICE_EXCLUDE_CIDR.long,
-        short = flag::SERVICE_EXCLUDE_CIDR.short,
-        value_name = "RANGES"
-    )]
-    pub istio_service_exclude_cidr: Option<String>,
-
-    /// Outbound ports that are redirected whatever the address [default: none]
-    /// [env: ISTIO_OUTBOUND_PORTS]
-    #[arg(
-        long = flag::OUTBOUND_PORTS.long,
-        short = flag::OUTBOUND_PORTS.short,
-        value_name = "PORTS"
-    )]
-    pub istio_outbound_ports: Option<String>,
-
-    /// Outbound ports that are never redirected [default: none]
-    /// [env: ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE]
-    #[arg(
-        long = flag::LOCAL_OUTBOUND_PORTS_EXCLUDE.long,
-        short = flag::LOCAL_OUTBOUND_PORTS_EXCLUDE.short,
-        value_name = "PORTS"
-    )]
-    pub istio_local_outbound_ports_exclude: Option<String>,
-
-    /// Redirect IPv6 too in a pod whose first address is IPv4 [default: false]
-    /// [env: ISTIO_DUAL_STACK, else DUAL_STACK]
-    #[arg(
-        long = flag::DUAL_STACK.long,
-        value_name = "true|false",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    pub dual_stack: Option<String>,
-}
-
-/// Flags of istio-iptables that are parsed only to be refused with a reason: long name and value.
-#[derive(Clone, Default, Debug)]
-pub struct UnsupportedArgs {
-    pub given: Vec<(&'static str, String)>,
-}
-
-impl Args for UnsupportedArgs {
-    fn augment_args(command: Command) -> Command {
-        command.args(UNSUPPORTED.iter().filter_map(hidden_arg))
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for UnsupportedArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = UNSUPPORTED.iter().filter_map(|setting| {
-            let long = setting.long?;
-            Some((long, matches.get_one::<String>(long)?.clone()))
-        });
-        Ok(Self {
-            given: given.collect(),
-        })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-fn hidden_arg(setting: &Unsupported) -> Option<Arg> {
-    let long = setting.long?;
-    let arg = Arg::new(long)
-        .long(long)
-        .short(setting.short)
-        .hide(true)
-        .action(ArgAction::Set);
-    Some(if setting.is_switch() {
-        arg.num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-    } else {
-        arg
-    })
 }
 
 fn parse_netns(text: &str) -> Result<Netns, String> {

@@ -1,6 +1,7 @@
 use clap::CommandFactory;
 
 use super::*;
+use crate::config::flag;
 
 fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from([&["loader"], args].concat())
@@ -131,19 +132,44 @@ fn istio_s_own_way_of_writing_flags_works() {
 }
 
 #[test]
-fn dual_stack_takes_a_value_only_behind_an_equals_sign() {
-    let dual_stack =
-        |args: &[&str]| parse(&[&["--cgroup", "c"], args].concat()).map(|cli| cli.istio.dual_stack);
-    assert_eq!(dual_stack(&[]).unwrap(), None);
-    assert_eq!(
-        dual_stack(&["--dual-stack"]).unwrap().as_deref(),
-        Some("true")
-    );
-    assert_eq!(
-        dual_stack(&["--dual-stack=false"]).unwrap().as_deref(),
-        Some("false")
-    );
-    assert!(dual_stack(&["--dual-stack", "false"]).is_err());
+fn switches_take_a_value_only_behind_an_equals_sign() {
+    for flag in [
+        "dual-stack",
+        "redirect-dns",
+        "capture-all-dns",
+        "drop-invalid",
+    ] {
+        let given = |args: &[&str]| {
+            parse(&[&["--cgroup", "c"], args].concat()).map(|cli| match flag {
+                "dual-stack" => cli.istio.dual_stack,
+                "redirect-dns" => cli.istio.redirect_dns,
+                "capture-all-dns" => cli.istio.capture_all_dns,
+                _ => cli.istio.drop_invalid,
+            })
+        };
+        let flag = format!("--{flag}");
+        assert_eq!(given(&[]).unwrap(), None);
+        assert_eq!(given(&[&flag]).unwrap().as_deref(), Some("true"));
+        let no = format!("{flag}=false");
+        assert_eq!(given(&[&no]).unwrap().as_deref(), Some("false"));
+        assert!(given(&[&flag, "false"]).is_err());
+    }
+}
+
+#[test]
+fn annotations_have_defaults_only_with_a_file() {
+    let annotations = |args: &[&str]| {
+        parse(&[&["--cgroup", "c"], args].concat()).map(|cli| cli.istio.annotations)
+    };
+    let none = annotations(&[]).unwrap();
+    assert_eq!((none.file, none.defaults), (None, AnnotationDefaults::Init));
+    let cni = annotations(&["--annotations", "f", "--annotation-defaults", "cni"]).unwrap();
+    assert_eq!(cni.file, Some(PathBuf::from("f")));
+    assert_eq!(cni.defaults, AnnotationDefaults::Cni);
+    let error = annotations(&["--annotation-defaults", "cni"]).unwrap_err();
+    assert!(error.to_string().contains("--annotations"), "{error}");
+    let error = annotations(&["--annotations", "f", "--annotation-defaults", "ambient"]);
+    assert!(error.unwrap_err().to_string().contains("init, cni"));
 }
 
 #[test]
@@ -153,8 +179,8 @@ fn unsupported_flags_are_kept_for_the_refusal_and_hidden_from_the_help() {
         "c",
         "-m",
         "TPROXY",
-        "--redirect-dns",
-        "--drop-invalid=false",
+        "--native-nftables",
+        "--skip-rule-apply=false",
         "-n",
     ];
     let given = parse(&args).unwrap().unsupported.given;
@@ -166,13 +192,13 @@ fn unsupported_flags_are_kept_for_the_refusal_and_hidden_from_the_help() {
         given,
         [
             ("istio-inbound-interception-mode", "TPROXY"),
-            ("redirect-dns", "true"),
-            ("drop-invalid", "false"),
             ("dry-run", "true"),
+            ("skip-rule-apply", "false"),
+            ("native-nftables", "true"),
         ]
     );
     let help = Cli::command().render_long_help().to_string();
-    assert!(!help.contains("--redirect-dns"));
+    assert!(!help.contains("--native-nftables"));
     let error = parse(&["--cgroup", "c", "--no-such-flag"])
         .unwrap_err()
         .to_string();

@@ -22,7 +22,7 @@ use sidecar_ebpf_common::maps::DEFAULT_DESTINATIONS;
 
 use crate::{
     cli::{Cli, IstioArgs, RingArgs, UnsupportedArgs},
-    config::{Config, Problems, flag::Environment},
+    config::{Config, Problems, flag::Environment, resolv_conf},
 };
 
 /// What the command line asks for.
@@ -145,11 +145,7 @@ fn warn(config: &Config) {
 fn servers_here() -> Result<Vec<IpAddr>> {
     let path = "/etc/resolv.conf";
     let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
-    let servers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
-    });
-    Ok(servers.collect())
+    Ok(resolv_conf::parse(&text))
 }
 
 /// Lines whose cells stand below each other.

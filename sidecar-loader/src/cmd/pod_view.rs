@@ -167,9 +167,7 @@ impl Tables for Lists<'_> {
 
 fn any_contains(ranges: &[Prefix], ip: &Ip) -> bool {
     let addr = IpAddr::from(*ip);
-    ranges
-        .iter()
-        .any(|prefix| Range::from(prefix).contains(addr))
+    ranges.iter().any(|prefix| range(prefix).contains(addr))
 }
 
 #[cfg(test)]
@@ -233,5 +231,12 @@ mod tests {
             pod.interface(&format!("network{number}"));
         }
         assert_eq!(pod.excluded(&config), None, "more than the programs take");
+    }
+}
+
+fn range(prefix: &Prefix) -> Range {
+    Range {
+        addr: prefix.ip.into(),
+        len: u8::try_from(prefix.len).unwrap_or(u8::MAX),
     }
 }

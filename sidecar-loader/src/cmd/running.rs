@@ -14,7 +14,7 @@ use sidecar_ebpf_common::{
 use super::{chain::Policy, pod_view::PodView, subject::Subject};
 use crate::{
     cgroup::Cgroup,
-    config::{Config, Dns, Inbound, OwnerGroups},
+    config::{Config, Dns, Inbound, OwnerGroups, Written},
     live::Live,
     netns::Netns,
     owner::IdMap,
@@ -41,7 +41,9 @@ impl Running {
             pod.interfaces = netns.interfaces()?;
             ids = Some(IdMap::of_owner(netns, &processes)?);
         }
-        let rules = Policy::from_config(config(&live, &pod)?);
+        let rules = Policy {
+            config: config(&live, &pod)?,
+        };
         Ok(Self {
             live,
             rules,
@@ -122,6 +124,7 @@ fn config(live: &Live, pod: &PodView) -> Result<Config> {
     ] {
         ports.extend(live.ports(list)?.into_iter().map(|port| (port, list)));
     }
+    let (excluded, included) = (live.excluded()?, live.included()?);
     let dns = if !has(Switches::DNS) {
         Dns::Off
     } else if has(Switches::DNS_ALL) {
@@ -146,9 +149,10 @@ fn config(live: &Live, pod: &PodView) -> Result<Config> {
         outbound_port: policy.outbound_port,
         inbound_port: policy.inbound_port,
         tunnel_port: policy.tunnel_port,
+        written: Written::numerical(&ports, &excluded, &included),
         ports,
-        excluded: live.excluded()?,
-        included: live.included()?,
+        excluded,
+        included,
         outbound_all: has(Switches::OUTBOUND_ALL),
         loopback_included: has(Switches::LOOPBACK_INCLUDED),
         inbound: if has(Switches::INBOUND_ALL) {

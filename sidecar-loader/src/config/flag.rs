@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::annotations::FromPod;
+
 /// Looks up an environment variable; injected so that tests need not touch their own environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -37,7 +39,7 @@ pub const INBOUND_TUNNEL_PORT: Flag = Flag {
     env: &["INBOUND_TUNNEL_PORT"],
     default: "15008",
 };
-/// An empty value means the default. Istio would ask the user database for `$ENVOY_USER` first.
+/// An empty value means the user `$ENVOY_USER`, and the default if there is none.
 pub const PROXY_UID: Flag = Flag {
     long: "proxy-uid",
     short: Some('u'),
@@ -87,6 +89,49 @@ pub const LOCAL_OUTBOUND_PORTS_EXCLUDE: Flag = Flag {
     env: &["ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE"],
     default: "",
 };
+pub const EXCLUDE_INTERFACES: Flag = Flag {
+    long: "istio-exclude-interfaces",
+    short: Some('c'),
+    env: &["ISTIO_EXCLUDE_INTERFACES"],
+    default: "",
+};
+/// To Istio a variable only, like the two after it; the flags are ours.
+pub const OWNER_GROUPS: Flag = Flag {
+    long: "outbound-owner-groups",
+    short: None,
+    env: &["ISTIO_OUTBOUND_OWNER_GROUPS"],
+    default: "*",
+};
+pub const OWNER_GROUPS_EXCLUDE: Flag = Flag {
+    long: "outbound-owner-groups-exclude",
+    short: None,
+    env: &["ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"],
+    default: "",
+};
+pub const LOOPBACK_CIDR: Flag = Flag {
+    long: "outbound-ipv4-loopback-cidr",
+    short: None,
+    env: &["ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"],
+    default: "127.0.0.1/32",
+};
+pub const REDIRECT_DNS: Flag = Flag {
+    long: "redirect-dns",
+    short: None,
+    env: &["REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE"],
+    default: "false",
+};
+pub const CAPTURE_ALL_DNS: Flag = Flag {
+    long: "capture-all-dns",
+    short: None,
+    env: &["CAPTURE_ALL_DNS"],
+    default: "false",
+};
+pub const DROP_INVALID: Flag = Flag {
+    long: "drop-invalid",
+    short: None,
+    env: &["DROP_INVALID", "INVALID_DROP"],
+    default: "false",
+};
 pub const DUAL_STACK: Flag = Flag {
     long: "dual-stack",
     short: None,
@@ -107,6 +152,13 @@ pub const SUPPORTED: &[&Flag] = &[
     &SERVICE_EXCLUDE_CIDR,
     &OUTBOUND_PORTS,
     &LOCAL_OUTBOUND_PORTS_EXCLUDE,
+    &EXCLUDE_INTERFACES,
+    &OWNER_GROUPS,
+    &OWNER_GROUPS_EXCLUDE,
+    &LOOPBACK_CIDR,
+    &REDIRECT_DNS,
+    &CAPTURE_ALL_DNS,
+    &DROP_INVALID,
     &DUAL_STACK,
 ];
 
@@ -121,10 +173,12 @@ impl fmt::Display for Flag {
 }
 
 /// Who gave a value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     Default,
     Environment(&'static str),
+    /// The pod, as a file describes it; this tells where in the file.
+    Annotation(String),
     CommandLine,
 }
 
@@ -137,15 +191,22 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Default, environment, command line: the later wins. A variable that is set but empty counts
-    /// as an empty value, as in Istio (`BindEnv` in pkg/flag/flag.go goes by whether it is set).
-    pub fn resolve(
+    /// Default, environment, annotations, command line: the later wins. A variable that is set but
+    /// empty counts as an empty value, as in Istio (`BindEnv` in pkg/flag/flag.go goes by whether
+    /// it is set).
+    pub(super) fn resolve(
         flag: &'static Flag,
         command_line: Option<&str>,
+        pod: &FromPod,
         environment: Environment<'_>,
     ) -> Self {
         let (origin, value) = if let Some(value) = command_line {
             (Origin::CommandLine, value.to_owned())
+        } else if let Some(said) = pod.says(flag.long, flag.env) {
+            (
+                Origin::Annotation(said.source.clone()),
+                said.value.to_owned(),
+            )
         } else if let Some(found) = from_environment(flag.env, environment) {
             (Origin::Environment(found.0), found.1)
         } else {
@@ -170,11 +231,12 @@ impl Setting {
     }
 }
 
-/// How messages name a setting: the flag, and the variable if that is where the value is from.
+/// How messages name a setting: the flag, and where the value is from if that is elsewhere.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.origin {
+        match &self.origin {
             Origin::Environment(name) => write!(f, "{} from ${name}", self.flag),
+            Origin::Annotation(source) => write!(f, "{} from {source}", self.flag),
             Origin::Default | Origin::CommandLine => write!(f, "{}", self.flag),
         }
     }

@@ -4,15 +4,21 @@
 //! tools/common/config at commit 86c9f01fd735). What iptables would reject later is rejected here,
 //! with the flag's name; nothing is used before everything was understood.
 
+pub mod accounts;
+mod annotations;
+mod file;
 pub mod flag;
 mod ids;
+mod interfaces;
 mod ports;
 mod problem;
 mod ranges;
 mod read;
+pub mod resolv_conf;
 #[cfg(test)]
 mod tests;
 pub mod unsupported;
+mod written;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -22,9 +28,8 @@ use sidecar_ebpf_common::{
     policy::{Loopback, Settings, Switches},
 };
 
-pub use self::problem::Problems;
-use self::{flag::Environment, read::Reader};
-pub(crate) use self::{ports::parse_range as parse_ports, ranges::parse_one as parse_range};
+use self::{accounts::Accounts, flag::Environment, read::Reader};
+pub use self::{problem::Problems, written::Written};
 use crate::cli::{IstioArgs, RingArgs, UnsupportedArgs};
 
 /// What the user asked for, checked.
@@ -64,6 +69,8 @@ pub struct Config {
     /// How long a number stays reserved after its last use, in
     /// [`Tick`](sidecar_ebpf_common::number::Tick)s.
     pub hold: u32,
+    /// The lists of ports and ranges as rules have them.
+    pub written: Written,
     /// What is worth a warning.
     pub notes: Vec<String>,
 }
@@ -105,38 +112,62 @@ pub enum Inbound {
 }
 
 impl Config {
-    /// Reads the settings: command line over environment over defaults. Reports everything that is
-    /// wrong at once.
+    /// Reads the settings: command line over annotations over environment over defaults. Reports
+    /// everything that is wrong at once.
     pub fn resolve(
         istio: &IstioArgs,
         unsupported: &UnsupportedArgs,
         ring: &RingArgs,
         environment: Environment<'_>,
     ) -> Result<Self, Problems> {
-        let mut reader = Reader::new(istio, environment);
+        Self::resolve_with(istio, unsupported, ring, environment, Accounts::SYSTEM)
+    }
+
+    /// [`resolve`](Self::resolve) with other users and groups than the system's.
+    pub fn resolve_with(
+        istio: &IstioArgs,
+        unsupported: &UnsupportedArgs,
+        ring: &RingArgs,
+        environment: Environment<'_>,
+        accounts: Accounts<'_>,
+    ) -> Result<Self, Problems> {
+        let mut reader = Reader::new(istio, environment, accounts);
         let [outbound_port, inbound_port, tunnel_port] = reader.proxy_ports();
         let (uids, gids) = reader.ids();
-        let (inbound, ports) = reader.ports();
+        let ports = reader.ports();
         let outbound = reader.outbound_ranges();
+        let excluded_interfaces = reader.excluded_interfaces();
+        let owner_groups = reader.owner_groups();
+        let loopback = reader.loopback();
+        let dns = reader.dns();
         let dual_stack = reader.dual_stack();
+        reader.drop_invalid();
         let hold = reader.ring(ring);
         let notes = reader.finish(unsupported)?;
         Ok(Self {
             uids,
             gids,
+            owner_groups,
             outbound_port,
             inbound_port,
             tunnel_port,
-            ports,
+            ports: ports.merged(),
+            inbound: ports.inbound,
+            written: Written {
+                outbound_excluded: ports.outbound_excluded,
+                outbound_included: ports.outbound_included,
+                inbound_excluded: ports.inbound_excluded,
+                inbound_included: ports.inbound_included,
+                excluded: outbound.excluded.written,
+                included: outbound.included.written,
+            },
             excluded: outbound.excluded.prefixes,
             included: outbound.included.prefixes,
             outbound_all: outbound.all,
             loopback_included: outbound.included.loopback,
-            inbound,
-            owner_groups: OwnerGroups::All,
-            loopback: (Ipv4Addr::LOCALHOST, 32),
-            excluded_interfaces: Vec::new(),
-            dns: Dns::Off,
+            loopback,
+            excluded_interfaces,
+            dns,
             dual_stack,
             destinations: ring.destinations,
             hold,

@@ -22,29 +22,29 @@ pub(super) fn parse_one(setting: &Setting, collector: &mut Collector) -> Option<
     port
 }
 
-/// The ports of one list, in order and without repetition.
-pub(super) type Ports = BTreeSet<u16>;
+/// The items of one list.
+pub(super) type Ports = Vec<RangeInclusive<u16>>;
 
 pub(super) fn parse_list(setting: &Setting, collector: &mut Collector) -> Ports {
-    collector
-        .items(setting, parse_range)
-        .into_iter()
-        .flatten()
-        .collect()
+    collector.items(setting, parse_range)
 }
 
-/// Lists side by side as the port map wants them: by port, then in the order given here.
-pub(super) fn merge(lists: &[(Ports, PortLists)]) -> Vec<(Port, PortLists)> {
+/// Lists side by side as the port map wants them: by port, then in the order given here, each
+/// without repetition.
+pub(super) fn merge(lists: &[(&Ports, PortLists)]) -> Vec<(Port, PortLists)> {
     let mut ports: Vec<_> = lists
         .iter()
-        .flat_map(|(ports, list)| ports.iter().map(|&port| (Port(port), *list)))
+        .flat_map(|(ports, list)| {
+            let distinct: BTreeSet<_> = ports.iter().cloned().flatten().collect();
+            distinct.into_iter().map(|port| (Port(port), *list))
+        })
         .collect();
     ports.sort_by_key(|&(port, _)| port);
     ports
 }
 
 /// A port or a range as `iptables --dport` reads it: `80`, `8000:8010`, `:1023`, `1024:`.
-pub(crate) fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
+fn parse_range(item: &str) -> Result<RangeInclusive<u16>, String> {
     if item == "*" {
         return Err("\"*\" is not possible here or beside other items; expected ports".to_owned());
     }

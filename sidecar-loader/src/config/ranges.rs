@@ -16,6 +16,8 @@ use super::{
 /// The ranges of one flag.
 #[derive(Default)]
 pub(super) struct Ranges {
+    /// As they were given.
+    pub(super) written: Vec<(IpAddr, u8)>,
     /// In order, without repetition, host bits zero.
     pub(super) prefixes: Vec<Prefix>,
     /// Whether a range is written with a loopback address, which makes Istio leave out rules.
@@ -56,12 +58,35 @@ pub(super) fn parse(setting: &Setting, collector: &mut Collector) -> Ranges {
             prefixes.len()
         ));
     }
-    Ranges { prefixes, loopback }
+    Ranges {
+        written: written
+            .iter()
+            .map(|range| (range.addr, range.len))
+            .collect(),
+        prefixes,
+        loopback,
+    }
 }
 
-/// The address and the length of one range, as written.
-pub(crate) fn parse_one(item: &str) -> Result<(IpAddr, u8), String> {
-    parse_range(item).map(|range| (range.addr, range.len))
+/// The range that is localhost: an IPv4 loopback address and a length, which Istio limits
+/// (`ValidateIPv4LoopbackCidr` in tools/common/config/validation.go). Host bits are zero then, as
+/// iptables reads it.
+pub(super) fn parse_loopback(setting: &Setting, collector: &mut Collector) -> (Ipv4Addr, u8) {
+    let range = parse_range(&setting.value).and_then(|range| match range.addr {
+        IpAddr::V4(addr) if addr.is_loopback() && range.len >= 8 => {
+            let mask = u32::MAX << (32 - u32::from(range.len));
+            Ok((Ipv4Addr::from_bits(addr.to_bits() & mask), range.len))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => Err(format!(
+            "{} is not possible; expected an IPv4 loopback address and a length from 8 to 32, like \
+             127.0.0.0/8",
+            quote(&setting.value)
+        )),
+    });
+    range.unwrap_or_else(|problem| {
+        collector.refuse(format!("{setting}: {problem}"));
+        (Ipv4Addr::LOCALHOST, 32)
+    })
 }
 
 fn parse_range(item: &str) -> Result<Written, String> {

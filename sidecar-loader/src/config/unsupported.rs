@@ -3,6 +3,7 @@
 //! environment.
 
 use super::{
+    annotations::FromPod,
     flag::{Environment, from_environment, parse_bool, split},
     problem::{Collector, quote},
 };
@@ -10,8 +11,8 @@ use super::{
 /// A setting of istio-iptables that is known only in order to be refused.
 #[derive(Debug)]
 pub struct Unsupported {
-    /// Its flag; a few settings are environment variables only.
-    pub long: Option<&'static str>,
+    /// Its flag.
+    pub long: &'static str,
     pub short: Option<char>,
     /// Of these the last one that is set counts.
     pub env: &'static [&'static str],
@@ -35,11 +36,14 @@ pub enum Harmless {
     InEnvironment,
 }
 
-const DNS: &str = "DNS is not captured";
-const TPROXY: &str = "inbound connections are handed to the proxy without TPROXY";
+const TPROXY: &str = "inbound connections are handed to the proxy without TPROXY, with the \
+                      client's address on them; TPROXY would need marks and routes for the \
+                      proxy's own connections";
+const VIRTUAL: &str = "traffic of virtual machines inside the pod is not captured; it would need \
+                       programs on those interfaces";
 
 const fn unsupported(
-    long: Option<&'static str>,
+    long: &'static str,
     short: Option<char>,
     env: &'static [&'static str],
     harmless: Harmless,
@@ -56,56 +60,38 @@ const fn unsupported(
 
 #[rustfmt::skip]
 pub const UNSUPPORTED: &[Unsupported] = &[
-    unsupported(Some("istio-inbound-interception-mode"), Some('m'), &["ISTIO_INBOUND_INTERCEPTION_MODE"],
+    unsupported("istio-inbound-interception-mode", Some('m'), &["ISTIO_INBOUND_INTERCEPTION_MODE"],
         Harmless::OneOf(&["", "REDIRECT"]), TPROXY),
-    unsupported(Some("istio-inbound-tproxy-mark"), Some('t'), &["ISTIO_INBOUND_TPROXY_MARK"],
+    unsupported("istio-inbound-tproxy-mark", Some('t'), &["ISTIO_INBOUND_TPROXY_MARK"],
         Harmless::InEnvironment, TPROXY),
-    unsupported(Some("istio-inbound-tproxy-route-table"), Some('r'), &["ISTIO_INBOUND_TPROXY_ROUTE_TABLE"],
+    unsupported("istio-inbound-tproxy-route-table", Some('r'), &["ISTIO_INBOUND_TPROXY_ROUTE_TABLE"],
         Harmless::InEnvironment, TPROXY),
-    unsupported(Some("istio-exclude-interfaces"), Some('c'), &["ISTIO_EXCLUDE_INTERFACES"],
-        Harmless::EmptyList, "interfaces cannot be excluded; exclude ranges (-x) or ports (-o, -d)"),
-    unsupported(Some("kube-virt-interfaces"), Some('k'), &["KUBE_VIRT_INTERFACES"],
-        Harmless::EmptyList, "traffic of virtual machines inside the pod is not captured"),
-    unsupported(Some("redirect-dns"), None, &["REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE"],
-        Harmless::False, DNS),
-    unsupported(Some("capture-all-dns"), None, &["CAPTURE_ALL_DNS"],
-        Harmless::False, DNS),
-    unsupported(Some("drop-invalid"), None, &["DROP_INVALID", "INVALID_DROP"],
-        Harmless::False, "packets are not looked at one by one, so none is dropped as invalid"),
-    unsupported(Some("dry-run"), Some('n'), &["DRY_RUN"],
+    unsupported("kube-virt-interfaces", Some('k'), &["KUBE_VIRT_INTERFACES"],
+        Harmless::EmptyList, VIRTUAL),
+    unsupported("dry-run", Some('n'), &["DRY_RUN"],
         Harmless::False, "there is no dry run"),
-    unsupported(Some("skip-rule-apply"), None, &["SKIP_RULE_APPLY"],
+    unsupported("skip-rule-apply", None, &["SKIP_RULE_APPLY"],
         Harmless::False, "the rules apply while the loader runs; do not start it instead"),
-    unsupported(Some("run-validation"), None, &["RUN_VALIDATION"],
+    unsupported("run-validation", None, &["RUN_VALIDATION"],
         Harmless::False, "the self-test is `loader validate`, run in the pod"),
-    unsupported(Some("iptables-probe-port"), None, &["IPTABLES_PROBE_PORT"],
+    unsupported("iptables-probe-port", None, &["IPTABLES_PROBE_PORT"],
         Harmless::InEnvironment, "the self-test is `loader validate`, run in the pod"),
-    unsupported(Some("probe-timeout"), None, &["PROBE_TIMEOUT"],
+    unsupported("probe-timeout", None, &["PROBE_TIMEOUT"],
         Harmless::InEnvironment, "the self-test is `loader validate`, run in the pod"),
-    unsupported(Some("cleanup-only"), None, &["CLEANUP_ONLY"],
+    unsupported("cleanup-only", None, &["CLEANUP_ONLY"],
         Harmless::False, "nothing stays behind once the loader ends, so there is nothing to clean up"),
-    unsupported(Some("network-namespace"), None, &["NETWORK_NAMESPACE"],
+    unsupported("network-namespace", None, &["NETWORK_NAMESPACE"],
         Harmless::OneOf(&[""]), "use --netns PATH"),
-    unsupported(Some("native-nftables"), None, &["NATIVE_NFTABLES"],
+    unsupported("native-nftables", None, &["NATIVE_NFTABLES"],
         Harmless::False, "the rules are those of the iptables backend, which differ for IPv6"),
-    unsupported(Some("cni-mode"), None, &["CNI_MODE"],
+    unsupported("cni-mode", None, &["CNI_MODE"],
         Harmless::InEnvironment, "no iptables is run"),
-    unsupported(Some("reconcile"), None, &["RECONCILE"],
+    unsupported("reconcile", None, &["RECONCILE"],
         Harmless::InEnvironment, "no iptables is run"),
-    unsupported(Some("force-apply"), None, &["FORCE_APPLY"],
+    unsupported("force-apply", None, &["FORCE_APPLY"],
         Harmless::InEnvironment, "no iptables is run"),
-    unsupported(Some("force-iptables-binary"), None, &["FORCE_IPTABLES_BINARY"],
+    unsupported("force-iptables-binary", None, &["FORCE_IPTABLES_BINARY"],
         Harmless::InEnvironment, "no iptables is run"),
-    // Set but empty includes no group, so that Istio captures nothing (ParseInterceptFilter in
-    // tools/common/config/types.go).
-    unsupported(None, None, &["ISTIO_OUTBOUND_OWNER_GROUPS"],
-        Harmless::OneOf(&["*"]), "outbound capture cannot be limited to groups"),
-    unsupported(None, None, &["ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"],
-        Harmless::EmptyList, "groups cannot be excluded from outbound capture; --proxy-gid (-g) exempts groups"),
-    // Istio itself refuses an empty value (ValidateIPv4LoopbackCidr in
-    // tools/common/config/validation.go).
-    unsupported(None, None, &["ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"],
-        Harmless::OneOf(&["127.0.0.1/32"]), "localhost is 127.0.0.1/32"),
 ];
 
 impl Unsupported {
@@ -114,18 +100,18 @@ impl Unsupported {
         match self.harmless {
             Harmless::False => true,
             Harmless::InEnvironment => {
-                matches!(self.long, Some("cni-mode" | "reconcile" | "force-apply"))
+                matches!(self.long, "cni-mode" | "reconcile" | "force-apply")
             }
             Harmless::EmptyList | Harmless::OneOf(_) => false,
         }
     }
 
-    fn flag_name(&self) -> Option<String> {
-        let long = self.long?;
-        Some(match self.short {
+    fn name(&self) -> String {
+        let long = self.long;
+        match self.short {
             Some(short) => format!("--{long} (-{short})"),
             None => format!("--{long}"),
-        })
+        }
     }
 }
 
@@ -143,33 +129,30 @@ impl Harmless {
 }
 
 /// Refuses what is asked for and not supported. `flags` holds the flags that were given by long
-/// name; a flag overrides its variables.
+/// name; a flag overrides what the pod says, and that the variables.
 pub(super) fn refuse(
     flags: &[(&'static str, String)],
+    pod: &FromPod,
     environment: Environment<'_>,
     collector: &mut Collector,
 ) {
     for setting in UNSUPPORTED {
-        let from_flag = flags.iter().find(|(long, _)| setting.long == Some(*long));
-        let flag_name = setting.flag_name();
-        let (what, value, is_flag) = match (from_flag, flag_name) {
-            (Some((_, value)), Some(name)) => (name, value.clone(), true),
-            (_, name) => match from_environment(setting.env, environment) {
-                Some((variable, value)) => {
-                    let as_flag = name
-                        .map(|name| format!(", which is {name}"))
-                        .unwrap_or_default();
-                    (
-                        format!("environment variable {variable}{as_flag}"),
-                        value,
-                        false,
-                    )
-                }
-                None => continue,
-            },
+        let name = setting.name();
+        let from_flag = flags.iter().find(|(long, _)| setting.long == *long);
+        let from_pod = pod.says(setting.long, setting.env);
+        let (what, value) = if let Some((_, value)) = from_flag {
+            (name, value.clone())
+        } else if let Some(said) = from_pod {
+            let what = format!("{}, which is {name}", said.source);
+            (what, said.value.clone())
+        } else if let Some((variable, value)) = from_environment(setting.env, environment) {
+            let what = format!("environment variable {variable}, which is {name}");
+            (what, value)
+        } else {
+            continue;
         };
         let value = value.trim();
-        if !setting.harmless.accepts(value, is_flag) {
+        if !setting.harmless.accepts(value, from_flag.is_some()) {
             collector.refuse(format!(
                 "{what}: {} is not supported: {}",
                 quote(value),

@@ -2,7 +2,7 @@
 
 use sidecar_ebpf_common::rule::InboundRule as Rule;
 
-use super::{Chain, Listed, Match, Policy, Protocol, single, to_port};
+use super::{Chain, Listed, Match, Policy, Protocol, each, single, to_port};
 use crate::{cmd::matches::InterfaceName, config::Inbound};
 
 impl Policy {
@@ -36,15 +36,15 @@ impl Policy {
         };
         push(
             Rule::Tunnel,
-            Some(to_port(&single(self.config.tunnel_port.0))),
+            Some(to_port(single(self.config.tunnel_port.0))),
         );
         if self.config.inbound == Inbound::All {
-            for ports in &self.written.inbound_excluded {
+            for ports in each(&self.config.written.inbound_excluded) {
                 push(Rule::ExcludedPort, Some(to_port(ports)));
             }
             push(Rule::Everything, None);
         } else {
-            for ports in &self.written.inbound_included {
+            for ports in each(&self.config.written.inbound_included) {
                 push(Rule::IncludedPort, Some(to_port(ports)));
             }
         }

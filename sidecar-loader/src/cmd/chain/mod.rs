@@ -9,11 +9,11 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 mod text;
-mod written;
 
 use std::{
     fmt::{self, Display},
     net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
 };
 
 use anyhow::Result;
@@ -22,7 +22,6 @@ use sidecar_ebpf_common::{
     rule::{Action, InboundRule, OutboundRule},
 };
 
-pub use self::written::Written;
 use super::{
     PolicyArgs,
     matches::{Facts, Match, Ports, Protocol, Range},
@@ -199,7 +198,6 @@ pub fn decide<'a, R: Rule>(chain: &'a [Listed<R>], facts: &Facts) -> Option<&'a 
 pub struct Policy {
     /// Does not hold [`Dns::ServersOfPod`]: the servers are known here.
     pub config: Config,
-    written: Written,
 }
 
 impl Policy {
@@ -224,21 +222,7 @@ impl Policy {
             }
             config.dns = Dns::Servers(servers);
         }
-        Ok(Self::new(
-            config,
-            Written::resolve(&args.istio, environment),
-        ))
-    }
-
-    /// Ports and ranges in the order in which they are written; the two must say the same.
-    pub const fn new(config: Config, written: Written) -> Self {
-        Self { config, written }
-    }
-
-    /// Ports and ranges in numerical order.
-    pub fn from_config(config: Config) -> Self {
-        let written = Written::of(&config);
-        Self::new(config, written)
+        Ok(Self { config })
     }
 
     /// What counts as localhost.
@@ -314,11 +298,12 @@ const fn to(range: Range) -> Match {
     Match::Destination { not: false, range }
 }
 
-fn to_port(ports: &Ports) -> Match {
-    Match::Port {
-        not: false,
-        ports: ports.clone(),
-    }
+const fn to_port(ports: Ports) -> Match {
+    Match::Port { not: false, ports }
+}
+
+fn each(list: &[RangeInclusive<u16>]) -> impl Iterator<Item = Ports> {
+    list.iter().cloned().map(Ports)
 }
 
 const fn single(port: u16) -> Ports {

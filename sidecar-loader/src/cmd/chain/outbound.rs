@@ -1,8 +1,12 @@
 //! What leaves the pod's processes meets: `OUTPUT`, `ISTIO_OUTPUT` and `ISTIO_OUTPUT_DNS`.
 
+use std::net::IpAddr;
+
 use sidecar_ebpf_common::{addr::Port, lists::Ids, rule::OutboundRule as Rule};
 
-use super::{Chain, Family, Listed, Match, Policy, Ports, Protocol, Range, single, to, to_port};
+use super::{
+    Chain, Family, Listed, Match, Policy, Ports, Protocol, Range, each, single, to, to_port,
+};
 use crate::{
     cmd::matches::{InterfaceName, OwnerKind},
     config::OwnerGroups,
@@ -41,9 +45,9 @@ impl Policy {
     }
 
     fn excluded_ports(&self, chain: &mut Vec<Listed<Rule>>) {
-        for ports in &self.written.outbound_excluded {
+        for ports in each(&self.config.written.outbound_excluded) {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let matches = vec![Match::Protocol(protocol), to_port(ports)];
+                let matches = vec![Match::Protocol(protocol), to_port(ports.clone())];
                 push(chain, Rule::ExcludedPort, matches);
             }
         }
@@ -124,7 +128,7 @@ impl Policy {
         let servers = self.dns_servers(family);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for server in &servers {
-                let mut matches = vec![Match::Protocol(protocol), to_port(&single(Port::DNS.0))];
+                let mut matches = vec![Match::Protocol(protocol), to_port(single(Port::DNS.0))];
                 matches.extend(server.matches());
                 chain.push(Listed::new(Rule::Dns, Chain::Dns, matches));
             }
@@ -133,10 +137,10 @@ impl Policy {
 
     fn destination_rules(&self, family: Family, chain: &mut Vec<Listed<Rule>>) {
         push(chain, Rule::Localhost, vec![to(self.loopback(family))]);
-        for range in of_family(&self.written.excluded, family) {
+        for range in of_family(&self.config.written.excluded, family) {
             push(chain, Rule::ExcludedRange, vec![to(range)]);
         }
-        for ports in &self.written.outbound_included {
+        for ports in each(&self.config.written.outbound_included) {
             let matches = vec![Match::Protocol(Protocol::Tcp), to_port(ports)];
             push(chain, Rule::IncludedPort, matches);
         }
@@ -144,7 +148,7 @@ impl Policy {
             push(chain, Rule::Everything, vec![]);
             return;
         }
-        for range in of_family(&self.written.included, family) {
+        for range in of_family(&self.config.written.included, family) {
             push(chain, Rule::IncludedRange, vec![to(range)]);
         }
     }
@@ -161,9 +165,9 @@ const fn not_to_port(port: Port) -> Match {
     }
 }
 
-fn of_family(ranges: &[Range], family: Family) -> impl Iterator<Item = Range> {
+fn of_family(ranges: &[(IpAddr, u8)], family: Family) -> impl Iterator<Item = Range> {
     let of_family = ranges
         .iter()
-        .filter(move |range| Family::of(range.addr) == family);
-    of_family.copied()
+        .filter(move |(addr, _)| Family::of(*addr) == family);
+    of_family.map(|&(addr, len)| Range { addr, len })
 }

@@ -71,8 +71,10 @@ fn istio_s_way_of_calling_it_is_understood() {
     ];
     let (outcome, _) = validated(&args, &variables).unwrap();
     assert_eq!(outcome, Outcome::NotRedirected);
-    let error = validated(&["--redirect-dns"], &[]).unwrap_err().to_string();
-    assert!(error.contains("--redirect-dns"), "{error}");
+    let error = validated(&["--native-nftables"], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("--native-nftables"), "{error}");
 }
 
 #[test]

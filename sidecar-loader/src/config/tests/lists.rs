@@ -25,7 +25,10 @@ fn ids_are_lists_and_gids_follow_uids() {
 
 #[test]
 fn bad_ids_are_refused_by_name() {
-    for (flag, name) in [("-u", "--proxy-uid (-u)"), ("-g", "--proxy-gid (-g)")] {
+    for (flag, name, other) in [
+        ("-u", "--proxy-uid (-u)", "-g=1"),
+        ("-g", "--proxy-gid (-g)", "-u=1"),
+    ] {
         for bad in [
             "istio-proxy",
             "-1",
@@ -35,8 +38,10 @@ fn bad_ids_are_refused_by_name() {
             "1-2",
             "0x10",
             "1 2",
+            "1000-",
+            "*",
         ] {
-            let error = refused(&[&format!("{flag}={bad}")]);
+            let error = refused(&[&format!("{flag}={bad}"), other]);
             assert!(error.starts_with(&format!("{name}: {bad:?}")), "{error}");
         }
     }
@@ -47,6 +52,95 @@ fn bad_ids_are_refused_by_name() {
         "{error}"
     );
     assert_eq!(ids(good(&["-u", &many[..16].join(",")]).uids).len(), 16);
+}
+
+#[test]
+fn written_lists_keep_their_order_and_repetition() {
+    let config = good(&[
+        "-o",
+        "9,8,9",
+        "-q",
+        "5:6,4",
+        "-x",
+        "10.0.0.1/8,::1/64,10.0.0.0/8",
+    ]);
+    let Written {
+        outbound_excluded,
+        outbound_included,
+        inbound_excluded,
+        inbound_included,
+        excluded,
+        included,
+    } = config.written;
+    assert_eq!(outbound_excluded, [9..=9, 8..=8, 9..=9]);
+    assert_eq!(outbound_included, [5..=6, 4..=4]);
+    assert_eq!(
+        inbound_excluded,
+        [15090..=15090, 15021..=15021, 15020..=15020]
+    );
+    assert_eq!(inbound_included, []);
+    let excluded = excluded.iter().map(|(addr, len)| format!("{addr}/{len}"));
+    assert_eq!(
+        excluded.collect::<Vec<_>>(),
+        ["10.0.0.1/8", "::1/64", "10.0.0.0/8"]
+    );
+    assert_eq!(included, []);
+}
+
+#[test]
+fn interfaces_are_names_or_their_beginnings() {
+    let interfaces = |list| good(&["-c", list]).excluded_interfaces;
+    assert_eq!(
+        interfaces("eth1, net+ ,,eth1,+,eth0:1"),
+        ["eth1", "net+", "+", "eth0:1"]
+    );
+    assert_eq!(interfaces("123456789012345"), ["123456789012345"]);
+    assert_eq!(good(&["-c", ""]), good(&[]));
+    for bad in [
+        "1234567890123456",
+        "eth/0",
+        "eth 0",
+        "eth\t0",
+        "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+    ] {
+        let error = refused(&["-c", &format!("eth0,{bad}")]);
+        let expected = format!("--istio-exclude-interfaces (-c): {bad:?} is not an interface");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn localhost_is_an_ipv4_loopback_range() {
+    let loopback = |range| {
+        let (addr, len) = good(&["--outbound-ipv4-loopback-cidr", range]).loopback;
+        format!("{addr}/{len}")
+    };
+    assert_eq!(loopback("127.0.0.1/32"), "127.0.0.1/32");
+    assert_eq!(
+        loopback("127.0.0.5/8"),
+        "127.0.0.0/8",
+        "as iptables masks it"
+    );
+    assert_eq!(loopback(" 127.1.2.3/24 "), "127.1.2.0/24");
+    for bad in [
+        "",
+        "*",
+        "127.0.0.1",
+        "127.0.0.1/7",
+        "127.0.0.1/33",
+        "126.0.0.0/8",
+        "::1/128",
+        "::ffff:127.0.0.1/104",
+        "127.0.0.0/8,127.0.0.1/32",
+        "localhost/8",
+    ] {
+        let error = resolve(&[], &[("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", bad)]).unwrap_err();
+        let from = "--outbound-ipv4-loopback-cidr from $ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR";
+        assert!(
+            error.to_string().starts_with(&format!("{from}: {bad:?}")),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -1,14 +1,26 @@
 //! Whose word counts, and what is refused.
 
+mod annotations;
+mod dns;
 mod lists;
+mod owners;
 mod unsupported;
 
-use std::{collections::HashMap, net::IpAddr, time::Instant};
+use std::{
+    collections::HashMap,
+    env, fs,
+    net::IpAddr,
+    path::PathBuf,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
 
 use clap::Parser;
 use sidecar_ebpf_common::maps::MAX_RANGES;
 
 use super::{
+    accounts::Accounts,
     flag::{Flag, SUPPORTED},
     unsupported::UNSUPPORTED,
     *,
@@ -17,12 +29,74 @@ use crate::cli::Cli;
 
 type Variables<'a> = &'a [(&'a str, &'a str)];
 
-fn resolve(args: &[&str], variables: Variables<'_>) -> Result<Config, Problems> {
+/// There are the users `envoy` (77) and `java` (5), and the groups `java` (101) and `ftp` (21).
+const ACCOUNTS: Accounts<'_> = Accounts {
+    user: &|name| match name {
+        "envoy" => Ok(Some(77)),
+        "java" => Ok(Some(5)),
+        "broken" => Err(nix::Error::EIO),
+        _ => Ok(None),
+    },
+    group: &|name| match name {
+        "java" => Ok(Some(101)),
+        "ftp" => Ok(Some(21)),
+        "broken" => Err(nix::Error::EIO),
+        _ => Ok(None),
+    },
+};
+
+fn resolve_with(
+    args: &[&str],
+    variables: Variables<'_>,
+    accounts: Accounts<'_>,
+) -> Result<Config, Problems> {
     let cli = Cli::try_parse_from([&["loader", "--cgroup", "pod"], args].concat())
         .unwrap_or_else(|error| panic!("{error}"));
     let variables: HashMap<_, _> = variables.iter().copied().collect();
     let environment = |name: &str| variables.get(name).map(|&value| value.to_owned());
-    Config::resolve(&cli.istio, &cli.unsupported, &cli.ring, &environment)
+    Config::resolve_with(
+        &cli.istio,
+        &cli.unsupported,
+        &cli.ring,
+        &environment,
+        accounts,
+    )
+}
+
+fn resolve(args: &[&str], variables: Variables<'_>) -> Result<Config, Problems> {
+    resolve_with(args, variables, ACCOUNTS)
+}
+
+/// The same without what is said about it.
+fn quiet(config: Config) -> Config {
+    Config {
+        notes: Vec::new(),
+        ..config
+    }
+}
+
+/// A file that goes with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(text: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sidecar-loader-config-{}-{number}", process::id());
+        let path = env::temp_dir().join(name);
+        fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 fn good(args: &[&str]) -> Config {
@@ -72,6 +146,10 @@ fn the_defaults_are_those_of_a_default_installation() {
     assert!(config.outbound_all);
     assert!(config.included.is_empty() && config.excluded.is_empty());
     assert!(!config.loopback_included && !config.dual_stack);
+    assert_eq!(config.loopback, (Ipv4Addr::LOCALHOST, 32));
+    assert_eq!(config.owner_groups, OwnerGroups::All);
+    assert_eq!(config.dns, Dns::Off);
+    assert_eq!(config.excluded_interfaces, [""; 0]);
     assert_eq!(config.destinations, 16_384);
     assert_eq!(config.hold, 120, "128 s in ticks of 1.07 s");
     assert_eq!(config.notes, [""; 0]);
@@ -89,7 +167,8 @@ fn two_values(flag: &Flag) -> [&'static str; 2] {
         "envoy-port" | "inbound-capture-port" | "inbound-tunnel-port" => ["2001", "2002"],
         "proxy-uid" | "proxy-gid" => ["7", "8"],
         "istio-service-cidr" | "istio-service-exclude-cidr" => ["10.1.0.0/16", "10.2.0.0/16"],
-        "dual-stack" => ["true", "false"],
+        "dual-stack" | "redirect-dns" | "capture-all-dns" | "drop-invalid" => ["true", "false"],
+        "outbound-ipv4-loopback-cidr" => ["127.0.0.0/8", "127.0.0.0/16"],
         _ => ["81", "82"],
     }
 }
@@ -113,7 +192,8 @@ fn the_environment_beats_the_default_and_the_command_line_beats_the_environment(
         let by_flag = good(&[&format!("--{}={value}", flag.long)]);
         for variable in flag.env {
             let by_variable = resolve(&[], &[(variable, value)]).unwrap();
-            assert_eq!(by_variable, by_flag, "{variable}");
+            assert_eq!(by_variable.notes.len(), by_flag.notes.len(), "{variable}");
+            assert_eq!(quiet(by_variable), quiet(by_flag.clone()), "{variable}");
             let args = format!("--{}={value}", flag.long);
             assert_eq!(
                 resolve(&[&args], &[(variable, other)]).unwrap(),
@@ -176,12 +256,42 @@ fn dual_stack_reads_booleans_as_istio_does() {
 }
 
 #[test]
-fn the_proxy_s_user_name_is_not_looked_up_but_mentioned() {
-    let named = [("ENVOY_USER", "istio-proxy")];
-    let config = resolve(&[], &named).unwrap();
-    assert_eq!(ids(config.uids), [1337]);
-    assert!(config.notes[0].contains("ENVOY_USER"), "{:?}", config.notes);
-    assert_eq!(resolve(&["-u", "1337"], &named).unwrap().notes, [""; 0]);
+fn every_switch_reads_booleans_as_istio_does() {
+    for flag in [
+        "redirect-dns",
+        "capture-all-dns",
+        "drop-invalid",
+        "dual-stack",
+    ] {
+        let on = good(&[&format!("--{flag}")]);
+        assert_eq!(good(&[&format!("--{flag}=1")]), on);
+        assert_ne!(on, good(&[]));
+        assert_eq!(good(&[&format!("--{flag}=F")]), good(&[]));
+        for bad in ["yes", ""] {
+            let error = refused(&[&format!("--{flag}={bad}")]);
+            let expected = format!("--{flag}: {bad:?} is neither true nor false");
+            assert_eq!(error, expected);
+        }
+    }
+    let given = [("REDIRECT_DNS", "true"), ("ISTIO_META_DNS_CAPTURE", "")];
+    assert_eq!(resolve(&[], &given).unwrap(), good(&[]));
+    let error = resolve(&[], &[("INVALID_DROP", "maybe")]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("--drop-invalid from $INVALID_DROP: \"maybe\"")
+    );
+}
+
+#[test]
+fn dropping_what_is_invalid_is_accepted_and_changes_nothing() {
+    let config = good(&["--drop-invalid"]);
+    assert!(
+        config.notes[0].starts_with("--drop-invalid: changes nothing"),
+        "{:?}",
+        config.notes
+    );
+    assert_eq!(quiet(config), good(&[]));
 }
 
 #[test]
@@ -210,13 +320,15 @@ fn everything_wrong_is_reported_together() {
         "x",
         "-u",
         "y",
+        "-g",
+        "1",
         "-q",
         "z",
         "-x",
         "*",
         "--destinations",
         "5",
-        "--redirect-dns",
+        "--native-nftables",
     ];
     let problems = resolve(&args, &[("DUAL_STACK", "w")]).unwrap_err();
     let text = problems.to_string();

@@ -85,7 +85,7 @@ fn malformed_ports_ranges_and_ids_are_named_by_their_flag() -> Result<()> {
         ("-p", "65536", "--envoy-port"),
         ("-z", "15006x", "--inbound-capture-port"),
         ("-e", "-1", "--inbound-tunnel-port"),
-        ("-u", "root", "--proxy-uid"),
+        ("-u", "no-such-user", "--proxy-uid"),
         ("-g", "4294967296", "--proxy-gid"),
         ("-b", "80,http", "--istio-inbound-ports"),
         ("-d", "15090,,15021,70000", "--istio-local-exclude-ports"),
@@ -94,11 +94,19 @@ fn malformed_ports_ranges_and_ids_are_named_by_their_flag() -> Result<()> {
         ("-x", "fd00::/129", "--istio-service-exclude-cidr"),
         ("-q", "90:80", "--istio-outbound-ports"),
         ("-o", "1e3", "--istio-local-outbound-ports-exclude"),
+        ("-c", "eth/1", "--istio-exclude-interfaces"),
     ] {
         pod.refuses(&[&format!("{flag}{value}")], &[long, flag])?;
     }
     for (flag, value) in [
         ("--dual-stack", "perhaps"),
+        ("--redirect-dns", "perhaps"),
+        ("--capture-all-dns", "perhaps"),
+        ("--drop-invalid", "perhaps"),
+        ("--outbound-owner-groups", "no-such-group"),
+        ("--outbound-owner-groups-exclude", "1-2"),
+        ("--outbound-ipv4-loopback-cidr", "10.0.0.0/8"),
+        ("--annotations", "/no/such/file"),
         ("--destinations", "1000"),
         ("--destinations", "0"),
         ("--destinations", "8388608"),
@@ -126,7 +134,11 @@ fn the_same_from_the_environment_is_named_by_its_variable() -> Result<()> {
             "TPROXY",
             "--istio-inbound-interception-mode",
         ),
-        ("ISTIO_OUTBOUND_OWNER_GROUPS", "java", "groups"),
+        (
+            "ISTIO_OUTBOUND_OWNER_GROUPS",
+            "no-such-group",
+            "--outbound-owner-groups",
+        ),
     ] {
         let mut command = Command::new(binary()?);
         command
@@ -147,14 +159,9 @@ fn what_cannot_be_expressed_is_refused_by_name() -> Result<()> {
             vec!["-m", "TPROXY"],
             vec!["--istio-inbound-interception-mode (-m)", "TPROXY"],
         ),
-        (vec!["--redirect-dns"], vec!["--redirect-dns", "DNS"]),
-        (
-            vec!["-c", "eth1"],
-            vec!["--istio-exclude-interfaces (-c)", "eth1", "-x"],
-        ),
+        (vec!["--native-nftables"], vec!["--native-nftables", "IPv6"]),
         (vec!["-k", "tap0"], vec!["--kube-virt-interfaces (-k)"]),
         (vec!["--run-validation"], vec!["--run-validation"]),
-        (vec!["--drop-invalid"], vec!["--drop-invalid"]),
         (vec!["--no-such-flag"], vec!["--no-such-flag", "--help"]),
         (vec!["superfluous"], vec!["superfluous"]),
     ] {
