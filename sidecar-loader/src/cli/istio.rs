@@ -11,7 +11,7 @@ const ISTIO: &str = "Redirection (istio-iptables' flags, variables and list synt
 /// The flags of istio-iptables that are understood, as they were given. Defaults, annotations and
 /// environment are added by [`Config::resolve`](crate::config::Config::resolve), because an empty
 /// value and an absent one differ.
-#[derive(Args, Clone, Default, Debug)]
+#[derive(Args, Clone, Default, PartialEq, Eq, Debug)]
 #[command(next_help_heading = ISTIO)]
 pub struct IstioArgs {
     /// The proxy's port for outbound connections [default: 15001]
@@ -169,7 +169,7 @@ pub struct IstioArgs {
 }
 
 /// The pod's annotations.
-#[derive(Args, Clone, Default, Debug)]
+#[derive(Args, Clone, Default, PartialEq, Eq, Debug)]
 #[command(next_help_heading = "Annotations")]
 pub struct AnnotationArgs {
     /// The pod's annotations, which count as Istio makes arguments of them: more than the

@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use crate::config::unsupported::{UNSUPPORTED, Unsupported};
 
 /// Flags of istio-iptables that are parsed only to be refused with a reason: long name and value.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct UnsupportedArgs {
     pub given: Vec<(&'static str, String)>,
 }

@@ -6,13 +6,14 @@
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    decide::{Caller, Inbound, Owner, PASSTHROUGH_V6, Protocol, Socket, Source},
+    decide::{Caller, Inbound, Owner, PASSTHROUGH_V6, Protocol, Socket, Source, Tables},
     interface::Interface,
 };
 
@@ -22,6 +23,7 @@ use super::{
     chain::Policy,
     matches::{Facts, Range, protocol_name},
     pod_view::PodView,
+    running::Running,
     subject::Subject,
     warn,
 };
@@ -33,13 +35,18 @@ mod tests;
 
 /// Explains which rule decides about a connection, and why the rules before it do not
 ///
-/// Nothing is attached and no privilege is needed.
+/// Nothing is attached; no privilege is needed unless a running policy is asked (--cgroup).
 #[derive(Args, Debug)]
 #[command(
     args_override_self = true,
     after_help = "Exit codes: 0 fine, whatever the verdict; 2 something went wrong."
 )]
 pub struct ExplainArgs {
+    /// The pod's cgroup, or one below it: what is in effect there now, with the pod's real addresses
+    /// and routes, in place of settings; needs root
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["local", "out_interface", "ipv6"])]
+    pub cgroup: Option<PathBuf>,
+
     /// The user who made the socket
     #[arg(long, value_name = "N", required_unless_present = "inbound")]
     pub uid: Option<u32>,
@@ -117,9 +124,17 @@ pub fn run(
     environment: Environment<'_>,
     out: &mut impl Write,
 ) -> Result<Outcome> {
-    let policy = Policy::resolve(&args.policy, environment)?;
-    warn(&policy.config);
-    let report = explain(args, &policy)?;
+    let report = match &args.cgroup {
+        Some(cgroup) => {
+            args.policy.refuse_beside_cgroup()?;
+            by_running(args, &Running::of(cgroup)?)?
+        }
+        None => {
+            let policy = Policy::resolve(&args.policy, environment)?;
+            warn(&policy.config);
+            by_settings(args, &policy)?
+        }
+    };
     let text = match args.format.format() {
         Format::Table => table(&report),
         Format::Json => serde_json::to_string(&report)? + "\n",
@@ -129,11 +144,40 @@ pub fn run(
     Ok(Outcome::Fine)
 }
 
-fn explain(args: &ExplainArgs, policy: &Policy) -> Result<Report> {
+fn by_settings(args: &ExplainArgs, policy: &Policy) -> Result<Report> {
     let v6_first = args.local.first().is_some_and(|local| local.addr.is_ipv6());
     let ipv6 = args.ipv6 || policy.config.dual_stack || v6_first;
     let (pod, interface) = pod(args, ipv6)?;
     let subject = Subject::from_settings(policy, &pod, ipv6)?;
+    let (mut report, to_local) = ask(args, &subject, interface, owner(args))?;
+    if !args.inbound {
+        report.assumed = assumed(args, policy, to_local);
+    }
+    Ok(report)
+}
+
+fn by_running(args: &ExplainArgs, running: &Running) -> Result<Report> {
+    let interface = match &args.interface {
+        Some(name) => running.interface(name)?,
+        None => Interface::NONE,
+    };
+    let owner = running.owner(owner(args));
+    let (mut report, _) = ask(args, &running.subject(), interface, owner)?;
+    if running.asks_for_proxy_cgroup() && !args.inbound {
+        let assumed = "the process runs in the proxy's cgroup; outside it nobody is the proxy";
+        report.assumed = Some(assumed.to_owned());
+    }
+    Ok(report)
+}
+
+/// The report, and whether the destination is local to the pod.
+fn ask<T: Tables>(
+    args: &ExplainArgs,
+    subject: &Subject<'_, T>,
+    interface: Interface,
+    owner: Owner,
+) -> Result<(Report, bool)> {
+    let config = &subject.rules.config;
     let to = OrigDst::new(args.to.ip().into(), Port(args.to.port()));
     if args.inbound {
         let flow = Inbound {
@@ -146,22 +190,26 @@ fn explain(args: &ExplainArgs, policy: &Policy) -> Result<Report> {
         if let Some(name) = &args.interface {
             connection += &format!(", through {name}");
         }
-        return Ok(Report::new(connection, &answer, &policy.config));
+        return Ok((Report::new(connection, &answer, config), true));
     }
-    let socket = socket(args, interface);
+    let socket = socket(args, interface, owner);
     let answer = subject.outbound(socket, to)?;
-    let mut report = Report::new(
-        connection(args, socket, &answer.facts),
-        &answer,
-        &policy.config,
-    );
-    report.assumed = assumed(args, policy, answer.facts.to_local);
-    let is_query = policy.captures_dns() && to.port == Port::DNS;
+    let connection = connection(args, socket, &answer.facts);
+    let mut report = Report::new(connection, &answer, config);
+    let is_query = subject.rules.captures_dns() && to.port == Port::DNS;
     if args.udp && !is_query {
         let note = "UDP that cannot be a captured DNS query passes without being counted";
         report.note = Some(note);
     }
-    Ok(report)
+    Ok((report, answer.facts.to_local))
+}
+
+fn owner(args: &ExplainArgs) -> Owner {
+    let uid = args.uid.unwrap_or(Owner::NOBODY.uid);
+    Owner {
+        uid,
+        gid: args.gid.unwrap_or(uid),
+    }
 }
 
 /// The pod that the options describe, and the interface of `--interface`.
@@ -192,9 +240,7 @@ fn pod(args: &ExplainArgs, ipv6: bool) -> Result<(PodView, Interface)> {
     Ok((pod, interface))
 }
 
-fn socket(args: &ExplainArgs, device: Interface) -> Socket {
-    let uid = args.uid.unwrap_or(Owner::NOBODY.uid);
-    let gid = args.gid.unwrap_or(uid);
+fn socket(args: &ExplainArgs, device: Interface, owner: Owner) -> Socket {
     let source = args.from.map(|addr| Source::Bound(addr.into()));
     Socket {
         protocol: if args.udp {
@@ -202,7 +248,7 @@ fn socket(args: &ExplainArgs, device: Interface) -> Socket {
         } else {
             Protocol::Tcp
         },
-        owner: Owner { uid, gid },
+        owner,
         source: source.unwrap_or(Source::Unbound),
         device,
         caller: Caller::MayBeProxy,
@@ -220,7 +266,7 @@ fn connection(args: &ExplainArgs, socket: Socket, facts: &Facts) -> String {
     };
     let Owner { uid, gid } = socket.owner;
     let mut text = format!("{}{over} by user {uid}, group {gid}", destination(facts));
-    if let Some(from) = facts.source {
+    if let Some(from) = args.from.map(|addr| addr.to_canonical()) {
         text += &format!(", from {from}");
     }
     if let Some(name) = &args.interface {

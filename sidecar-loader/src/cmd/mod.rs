@@ -16,7 +16,7 @@ pub mod validate;
 
 use std::{env, ffi::OsString, fs, io::Write, net::IpAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Subcommand, ValueEnum};
 use sidecar_ebpf_common::maps::DEFAULT_DESTINATIONS;
 
@@ -86,7 +86,7 @@ impl FormatArgs {
 }
 
 /// Settings as the main job takes them.
-#[derive(Args, Clone, Default, Debug)]
+#[derive(Args, Clone, Default, PartialEq, Eq, Debug)]
 pub struct PolicyArgs {
     #[command(flatten)]
     pub istio: IstioArgs,
@@ -95,6 +95,15 @@ pub struct PolicyArgs {
 }
 
 impl PolicyArgs {
+    /// Where a running policy is asked, settings would be ignored.
+    fn refuse_beside_cgroup(&self) -> Result<()> {
+        ensure!(
+            *self == Self::default(),
+            "--cgroup asks for what is in effect: leave the settings out, or --cgroup"
+        );
+        Ok(())
+    }
+
     pub fn resolve(&self, environment: Environment<'_>) -> Result<Config, Problems> {
         // A subcommand keeps no destinations.
         let ring = RingArgs {
@@ -195,12 +204,40 @@ mod tests {
     }
 
     #[test]
-    fn subcommands_take_istio_s_flags_and_no_cgroup() {
+    fn subcommands_take_istio_s_flags() {
         for name in ["rules", "validate"] {
             let args = [name, "-u", "7", "-b", "", "-p15001", "--proxy-uid=8"];
             assert!(matches!(parsed(&args).unwrap(), Job::Command(_)), "{name}");
-            let error = parsed(&[name, "--cgroup", "pod"]).unwrap_err().to_string();
-            assert!(error.contains("--cgroup"), "{error}");
+        }
+        assert!(parsed(&["validate", "--cgroup", "pod"]).is_err());
+    }
+
+    #[test]
+    fn a_running_policy_takes_no_settings() {
+        let explain = ["explain", "--cgroup=pod", "--uid=0", "--to=10.0.0.1:80"];
+        let rules = ["rules", "--cgroup=pod"];
+        let asked = |given: &[&str]| match parsed(given).map(|job| match job {
+            Job::Command(command) => run(&command, &mut Vec::new()).unwrap_err().to_string(),
+            Job::Redirect(_) => panic!("no subcommand"),
+        }) {
+            Ok(text) => text,
+            Err(error) => error.to_string(),
+        };
+        for given in [&explain[..], &rules] {
+            assert!(
+                asked(given).contains("--cgroup pod: cannot open it"),
+                "{given:?}"
+            );
+            let settings = ["-u7", "--kube-virt-interfaces=eth1", "--annotations=x"];
+            for setting in settings {
+                let error = asked(&[given, &[setting]].concat());
+                assert!(
+                    error.contains("leave the settings out"),
+                    "{setting}: {error}"
+                );
+            }
+            let error = asked(&[given, &["--ipv6"]].concat());
+            assert!(error.contains("cannot be used with"), "{error}");
         }
     }
 

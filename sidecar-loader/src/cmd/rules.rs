@@ -1,6 +1,6 @@
 //! `loader rules`: the rules that settings make.
 
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -10,19 +10,25 @@ use sidecar_ebpf_common::rule::{InboundRule, OutboundRule};
 use super::{
     Format, FormatArgs, Outcome, PolicyArgs, aligned,
     chain::{self, Family, Listed, Policy, Rule},
+    running::Running,
     warn,
 };
 use crate::config::{DNS_PORT, Inbound, flag::Environment};
 
 /// Shows the rules that these settings make, in order, with their values
 ///
-/// Nothing is attached and no privilege is needed.
+/// Nothing is attached; no privilege is needed unless a running policy is asked (--cgroup).
 #[derive(Args, Debug)]
 #[command(
     args_override_self = true,
     after_help = "Exit codes: 0 fine, 2 something went wrong."
 )]
 pub struct RulesArgs {
+    /// The pod's cgroup, or one below it: what is in effect there now, in place of settings; needs
+    /// root. Users and groups are as the kernel counts them
+    #[arg(long, value_name = "PATH", conflicts_with = "ipv6")]
+    pub cgroup: Option<PathBuf>,
+
     #[command(flatten)]
     pub format: FormatArgs,
 
@@ -78,7 +84,13 @@ pub fn run(
     environment: Environment<'_>,
     out: &mut impl Write,
 ) -> Result<Outcome> {
-    let policy = Policy::resolve(&args.policy, environment)?;
+    let policy = match &args.cgroup {
+        Some(cgroup) => {
+            args.policy.refuse_beside_cgroup()?;
+            Running::of(cgroup)?.rules().clone()
+        }
+        None => Policy::resolve(&args.policy, environment)?,
+    };
     warn(&policy.config);
     let text = match args.format.format() {
         _ if args.iptables && args.ipv6 => policy.iptables(Family::V6, true),

@@ -20,7 +20,7 @@ fn explained_with(args: &[&str], change: impl FnOnce(&mut Config)) -> Result<Rep
     };
     let mut policy = Policy::resolve(&args.policy, &|_| None)?;
     change(&mut policy.config);
-    explain(&args, &policy)
+    by_settings(&args, &policy)
 }
 
 fn explained(args: &[&str]) -> Result<Report> {
