@@ -16,8 +16,7 @@ pub const LOCALS: &str = "LOCALS";
 pub const ROUTES: &str = "ROUTES";
 /// Hash of [`Ip`](crate::addr::Ip): the DNS servers whose queries are captured, if not all are.
 pub const DNS_SERVERS: &str = "DNS_SERVERS";
-/// Socket storage: [`Number`](crate::number::Number) of the server that a UDP socket's queries
-/// are for.
+/// Socket storage: the server that a UDP socket has asked, an [`OrigDst`](crate::addr::OrigDst).
 pub const ASKED: &str = "ASKED";
 /// Hash, [`OrigDst`](crate::addr::OrigDst) → [`Number`](crate::number::Number).
 pub const NUMBERS: &str = "NUMBERS";
@@ -34,6 +33,8 @@ pub const COUNTERS: &str = "COUNTERS";
 
 /// Global of the programs: [`CredentialOffsets`](crate::owner::CredentialOffsets).
 pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
+/// Global of the programs: u32, 1 if DNS may be captured.
+pub const DNS_CAPTURE: &str = "DNS_CAPTURE";
 
 /// Ranges per list. Tries allocate entries as they are added, so the bound costs nothing.
 pub const MAX_RANGES: u32 = 65_536;

@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod asked;
 mod atomic;
 mod count;
 mod ctx;
@@ -13,6 +14,7 @@ mod license;
 mod listeners;
 mod maps;
 mod owner;
+mod probe;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sock_ops},
@@ -69,22 +71,37 @@ fn sidecar_getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(sendmsg4)]
-fn sidecar_sendmsg4(_ctx: SockAddrContext) -> i32 {
+fn sidecar_sendmsg4(ctx: SockAddrContext) -> i32 {
+    hooks::sendmsg::v4(&SockAddr::new(&ctx)).into()
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn sidecar_sendmsg6(ctx: SockAddrContext) -> i32 {
+    hooks::sendmsg::v6(&SockAddr::new(&ctx)).into()
+}
+
+/// For a proxy that is not in the pod's cgroup.
+#[cgroup_sock_addr(sendmsg4)]
+fn sidecar_answer4(ctx: SockAddrContext) -> i32 {
+    hooks::answer::v4(&SockAddr::new(&ctx));
     CgroupVerdict::Allow.into()
 }
 
 #[cgroup_sock_addr(sendmsg6)]
-fn sidecar_sendmsg6(_ctx: SockAddrContext) -> i32 {
+fn sidecar_answer6(ctx: SockAddrContext) -> i32 {
+    hooks::answer::v6(&SockAddr::new(&ctx));
     CgroupVerdict::Allow.into()
 }
 
 #[cgroup_sock_addr(recvmsg4)]
-fn sidecar_recvmsg4(_ctx: SockAddrContext) -> i32 {
+fn sidecar_recvmsg4(ctx: SockAddrContext) -> i32 {
+    hooks::recvmsg::v4(&SockAddr::new(&ctx));
     CgroupVerdict::Allow.into()
 }
 
 #[cgroup_sock_addr(recvmsg6)]
-fn sidecar_recvmsg6(_ctx: SockAddrContext) -> i32 {
+fn sidecar_recvmsg6(ctx: SockAddrContext) -> i32 {
+    hooks::recvmsg::v6(&SockAddr::new(&ctx));
     CgroupVerdict::Allow.into()
 }
 

@@ -13,14 +13,14 @@ use sidecar_ebpf_common::{
     policy::{Policy, Switches},
 };
 
-use crate::ctx::SockAddr;
+use crate::{ctx::SockAddr, probe};
 
 /// Where the kernel keeps them; the loader finds out from the kernel's type information. Constant
 /// for the verifier, so the branch that is not taken is not even checked.
 #[unsafe(no_mangle)]
 static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
 
-/// The owner of the socket that connects. Without type information the real user and group of the
+/// The owner of the socket that connects or sends. Without type information the real user and group of the
 /// task. A socket of the kernel itself has no file and is nobody's.
 #[inline(always)]
 pub(crate) fn of(ctx: &SockAddr) -> Owner {
@@ -36,6 +36,9 @@ pub(crate) fn of(ctx: &SockAddr) -> Owner {
     let Some(socket) = ctx.socket() else {
         return Owner::NOBODY;
     };
+    if ctx.is_udp() {
+        return probe::follow(socket, &offsets).unwrap_or(Owner::NOBODY);
+    }
     // SAFETY: a socket from the context; the helper answers null for one that is not TCP.
     let socket = unsafe { bpf_skc_to_tcp_sock(socket.cast_mut().cast()) };
     if socket.is_null() {

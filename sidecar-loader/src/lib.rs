@@ -6,7 +6,7 @@
 //! - [`privilege`], [`cgroup`], [`netns`]: may we, where, and in which network namespace;
 //! - [`redirect`]: one pod's redirect, put in place and taken away as a whole, out of [`program`]
 //!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes), [`listeners`] (the
-//!   proxy's sockets) and [`owner`] (the proxy's ids);
+//!   proxy's sockets), [`owner`] (the proxy's ids) and [`dns`] (the servers that are captured);
 //! - [`snapshot`]: the counters at one moment; [`output`] and [`metrics`] show them.
 //!
 //! [`cmd`] has the other jobs: they show and explain the rules, or test the redirection.
@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod dns;
 pub mod listeners;
 pub mod live;
 pub mod metrics;

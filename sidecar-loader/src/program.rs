@@ -46,10 +46,10 @@ fn spec(hook: Hook) -> Spec {
         ),
         Hook::Getpeername4 => ("sidecar_getpeername4", 29, "5.8"),
         Hook::Getpeername6 => ("sidecar_getpeername6", 30, "5.8"),
-        Hook::Sendmsg4 => ("sidecar_sendmsg4", 14, "4.18"),
-        Hook::Sendmsg6 => ("sidecar_sendmsg6", 15, "4.18"),
-        Hook::Recvmsg4 => ("sidecar_recvmsg4", 19, "5.2"),
-        Hook::Recvmsg6 => ("sidecar_recvmsg6", 20, "5.2"),
+        Hook::Sendmsg4 => ("sidecar_sendmsg4", 14, "5.12 (atomic fetch-and-add)"),
+        Hook::Sendmsg6 => ("sidecar_sendmsg6", 15, "5.12 (atomic fetch-and-add)"),
+        Hook::Recvmsg4 => ("sidecar_recvmsg4", 19, "5.7 (namespace cookie)"),
+        Hook::Recvmsg6 => ("sidecar_recvmsg6", 20, "5.7 (namespace cookie)"),
         Hook::SockOps => ("sidecar_sock_ops", 3, "5.15 (namespace cookie in sock_ops)"),
         Hook::SkLookup => ("sidecar_sk_lookup", 36, "5.9"),
     };
@@ -70,6 +70,31 @@ pub(crate) fn attach_type(hook: Hook) -> u32 {
 const LOG_MAP: &str = "AYA_LOGS";
 const LOG_BYTES: u32 = 16 * 1024;
 
+/// The hooks that only DNS capture needs.
+pub const DNS: [Hook; 4] = [
+    Hook::Recvmsg4,
+    Hook::Recvmsg6,
+    Hook::Sendmsg4,
+    Hook::Sendmsg6,
+];
+
+/// What `sendmsg` does for a proxy that is not in the pod's cgroup.
+const ANSWERS: [(Hook, &str); 2] = [
+    (Hook::Sendmsg4, "sidecar_answer4"),
+    (Hook::Sendmsg6, "sidecar_answer6"),
+];
+
+/// Where queries and answers of UDP sockets pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DnsHooks {
+    /// They are not looked at.
+    Off,
+    /// The agent's answers pass the pod's cgroup, too.
+    Pod,
+    /// The agent runs elsewhere.
+    PodAndProxy,
+}
+
 /// The loaded programs and their links; dropping it detaches all.
 pub struct Programs {
     /// In the order of attachment. Before `ebpf`, so that links go before programs.
@@ -79,10 +104,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads everything into the kernel; nothing is attached yet.
-    pub fn load(destinations: u32, owner: Source) -> Result<(Self, Tables)> {
+    /// Loads into the kernel what will be attached; nothing is yet.
+    pub fn load(destinations: u32, owner: Source, dns: DnsHooks) -> Result<(Self, Tables)> {
+        let captures_dns = u32::from(dns != DnsHooks::Off);
         let mut ebpf = EbpfLoader::new()
             .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
+            .override_global(maps::DNS_CAPTURE, &captures_dns, true)
             .map_max_entries(maps::NUMBERS, destinations)
             .map_max_entries(maps::DESTINATIONS, destinations)
             .map_max_entries(LOG_MAP, LOG_BYTES)
@@ -90,7 +117,14 @@ impl Programs {
             .map_err(Error::from)
             .with_context(|| format!("creating the eBPF maps on Linux {}", kernel_release()))?;
         for &hook in Hook::ALL {
-            load(&mut ebpf, hook)?;
+            if dns != DnsHooks::Off || !DNS.contains(&hook) {
+                load(&mut ebpf, hook, spec(hook).program)?;
+            }
+        }
+        if dns == DnsHooks::PodAndProxy {
+            for (hook, program) in ANSWERS {
+                load(&mut ebpf, hook, program)?;
+            }
         }
         let tables = Tables::take(&mut ebpf, destinations)?;
         Ok((
@@ -113,10 +147,26 @@ impl Programs {
     }
 
     pub fn attach_to_cgroup(&mut self, hook: Hook, cgroup: &Cgroup) -> Result<()> {
+        let link = self.link_to_cgroup(hook, spec(hook).program, cgroup)?;
+        self.links.push(link);
+        lock(&self.attached).push(hook);
+        Ok(())
+    }
+
+    /// Has the agent's answers told apart in the proxy's own cgroup.
+    pub fn attach_answers(&mut self, cgroup: &Cgroup) -> Result<()> {
+        for (hook, program) in ANSWERS {
+            let link = self.link_to_cgroup(hook, program, cgroup)?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    fn link_to_cgroup(&mut self, hook: Hook, program: &str, cgroup: &Cgroup) -> Result<HeldLink> {
         // A link is always one of many, and "allow multiple" is an invalid flag for a link
         // (`cgroup_bpf_link_attach`, kernel/bpf/cgroup.c).
         let mode = CgroupAttachMode::Single;
-        let link = match hook_program(&mut self.ebpf, hook)? {
+        let link = match hook_program(&mut self.ebpf, hook, program)? {
             HookProgram::SockAddr(program) => program
                 .attach(cgroup, mode)
                 .and_then(|id| program.take_link(id))
@@ -131,23 +181,22 @@ impl Programs {
                 .map(HeldLink::SockOps),
             HookProgram::SkLookup(_) => bail!("{} does not attach to a cgroup", hook.name()),
         };
-        self.hold(
-            hook,
-            link.map_err(|error| explain_attach(error, hook, cgroup))?,
-        );
-        Ok(())
+        link.map_err(|error| explain_attach(error, hook, cgroup))
     }
 
     pub fn attach_to_netns(&mut self, netns: &Netns) -> Result<()> {
         let hook = Hook::SkLookup;
-        let HookProgram::SkLookup(program) = hook_program(&mut self.ebpf, hook)? else {
+        let HookProgram::SkLookup(program) =
+            hook_program(&mut self.ebpf, hook, spec(hook).program)?
+        else {
             bail!("{} does not attach to a network namespace", hook.name());
         };
         let link = program
             .attach(netns)
             .and_then(|id| program.take_link(id))
             .with_context(|| format!("attaching {} to {netns}", hook.name()))?;
-        self.hold(hook, HeldLink::SkLookup(link));
+        self.links.push(HeldLink::SkLookup(link));
+        lock(&self.attached).push(hook);
         Ok(())
     }
 
@@ -162,11 +211,6 @@ impl Programs {
         lock(&self.attached).retain(|&hook| hook != Hook::SkLookup);
         self.links
             .retain(|link| !matches!(link, HeldLink::SkLookup(_)));
-    }
-
-    fn hold(&mut self, hook: Hook, link: HeldLink) {
-        self.links.push(link);
-        lock(&self.attached).push(hook);
     }
 }
 
@@ -187,8 +231,7 @@ enum HookProgram<'a> {
     SkLookup(&'a mut SkLookup),
 }
 
-fn hook_program(ebpf: &mut Ebpf, hook: Hook) -> Result<HookProgram<'_>> {
-    let name = spec(hook).program;
+fn hook_program<'a>(ebpf: &'a mut Ebpf, hook: Hook, name: &str) -> Result<HookProgram<'a>> {
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
@@ -209,8 +252,8 @@ fn hook_program(ebpf: &mut Ebpf, hook: Hook) -> Result<HookProgram<'_>> {
     })
 }
 
-fn load(ebpf: &mut Ebpf, hook: Hook) -> Result<()> {
-    let result = match hook_program(ebpf, hook)? {
+fn load(ebpf: &mut Ebpf, hook: Hook, program: &str) -> Result<()> {
+    let result = match hook_program(ebpf, hook, program)? {
         HookProgram::SockAddr(program) => program.load(),
         HookProgram::Sockopt(program) => program.load(),
         HookProgram::SockOps(program) => program.load(),

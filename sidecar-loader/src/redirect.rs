@@ -4,19 +4,21 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
+    addr::Ip,
     counter::Hook,
     lists::Ids,
-    policy::{Policy, ProxyCgroup, Scope, Settings, Surroundings, Switches},
+    policy::{Policy, ProxyCgroup, Scope, Settings, Sources, Surroundings, Switches},
 };
 
 use crate::{
     cgroup::Cgroup,
-    config::{Config, DNS_PORT},
+    config::{Config, DNS_PORT, Dns},
+    dns::Capture,
     listeners::{self, ProxyPorts, Search},
     netns::Netns,
-    network::{Ipv6Rules, Network},
+    network::{Ipv6Rules, Network, View},
     owner::{IdMap, Source},
-    program::Programs,
+    program::{DNS, DnsHooks, Programs},
     snapshot::Snapshot,
     tables::{Tables, lock},
 };
@@ -34,6 +36,13 @@ impl Cgroups {
     /// Where listening sockets and questions for the original destination come from.
     fn proxy(&self) -> &Cgroup {
         self.proxy.as_ref().unwrap_or(&self.pod)
+    }
+
+    /// Where the proxy runs, if that is outside the pod's cgroup.
+    fn proxy_outside_pod(&self) -> Option<&Cgroup> {
+        self.proxy
+            .as_ref()
+            .filter(|proxy| !self.pod.contains(proxy))
     }
 
     /// What tells the proxy beside the owner of its sockets. A proxy outside the pod's cgroup is
@@ -55,6 +64,7 @@ pub struct Redirect {
     search: Search,
     owner: Source,
     proxy_cgroup: Option<ProxyCgroup>,
+    dns: DnsHooks,
     spared: u64,
     /// The last refresh failed.
     is_stale: bool,
@@ -69,6 +79,7 @@ struct Pod {
     uids: Ids,
     gids: Ids,
     ipv6_rules: Ipv6Rules,
+    dns: Option<Capture>,
 }
 
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
@@ -87,8 +98,13 @@ impl Redirect {
     /// of the one with the cookie `spared`; 0 spares none.
     pub fn load(config: Config, cgroups: Cgroups, spared: u64) -> Result<Self> {
         let owner = Source::find();
+        let dns = match (&config.dns, cgroups.proxy_outside_pod()) {
+            (Dns::Off, _) => DnsHooks::Off,
+            (_, None) => DnsHooks::Pod,
+            (_, Some(_)) => DnsHooks::PodAndProxy,
+        };
         let proxy_cgroup = cgroups.proxy_within_pod()?;
-        let (programs, mut tables) = Programs::load(config.destinations, owner)?;
+        let (programs, mut tables) = Programs::load(config.destinations, owner, dns)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
         Ok(Self {
@@ -100,6 +116,7 @@ impl Redirect {
             search: Search::default(),
             owner,
             proxy_cgroup,
+            dns,
             spared,
             is_stale: false,
         })
@@ -113,15 +130,24 @@ impl Redirect {
         self.register_existing()?;
         self.capture_inbound()?;
         self.attach_all(&[Hook::Getsockopt], Side::Proxy)?;
-        self.attach_all(&APPLICATION, Side::Pod)?;
-        self.attach_all(&OUTBOUND, Side::Pod)
+        self.attach_outbound()
     }
 
     /// Attaches to a cgroup without processes: outbound applies at once.
     pub fn attach_waiting(&mut self) -> Result<()> {
         self.wait_for_pod()?;
         self.attach_all(&[Hook::SockOps, Hook::Getsockopt], Side::Proxy)?;
+        self.attach_outbound()
+    }
+
+    fn attach_outbound(&mut self) -> Result<()> {
         self.attach_all(&APPLICATION, Side::Pod)?;
+        if self.dns == DnsHooks::PodAndProxy {
+            self.programs.attach_answers(self.cgroups.proxy())?;
+        }
+        if self.dns != DnsHooks::Off {
+            self.attach_all(&DNS, Side::Pod)?;
+        }
         self.attach_all(&OUTBOUND, Side::Pod)
     }
 
@@ -155,7 +181,11 @@ impl Redirect {
     }
 
     fn wait_for_pod(&self) -> Result<()> {
-        self.set_policy(Scope::any_but(self.spared), self.config.settings(true))
+        let capture = Capture::before_pod(&self.config.dns);
+        let mut settings = self.config.settings(true);
+        settings.switches = settings.switches.with(capture.switches());
+        self.set_dns_servers(&capture)?;
+        self.set_policy(Surroundings::new(Scope::any_but(self.spared)), settings)
     }
 
     pub fn netns(&self) -> Option<(&Netns, u64)> {
@@ -204,12 +234,21 @@ impl Redirect {
         if self.pod.is_none() {
             return;
         }
-        if self.is_stale {
+        if self.is_stale || self.has_other_dns_servers() {
             self.refresh().await;
         }
         if let Err(error) = self.look_for_listeners() {
             log::warn!("{error:#}");
         }
+    }
+
+    /// Whether the pod's resolv.conf is there now, or another one: the first process of a container
+    /// may still see the files of the node.
+    fn has_other_dns_servers(&self) -> bool {
+        self.config.dns == Dns::ServersOfPod
+            && self.pod.as_ref().is_some_and(|pod| {
+                Some(Capture::find(&self.config.dns, &self.cgroups.pod)) != pod.dns
+            })
     }
 
     /// Registers the proxy's sockets anew if some may be missing.
@@ -245,6 +284,7 @@ impl Redirect {
             uids,
             gids,
             ipv6_rules: Ipv6Rules::Undecided,
+            dns: None,
         });
         self.try_refresh().await
     }
@@ -264,20 +304,38 @@ impl Redirect {
             // then IPv4 works with 127.0.0.1 as source, and IPv6 is refused.
             Err(error) => log::warn!("{}: {error:#}", pod.netns),
         }
-        let scope = Scope::only(pod.cookie);
+        let capture = Capture::find(&self.config.dns, &self.cgroups.pod);
+        if self.config.dns == Dns::ServersOfPod && pod.dns.as_ref() != Some(&capture) {
+            capture.report();
+        }
+        let surroundings = Surroundings {
+            sources: sources(&view),
+            ..Surroundings::new(Scope::only(pod.cookie))
+        };
         let mut settings = self.config.settings(pod.ipv6_rules.exist());
         (settings.uids, settings.gids) = (pod.uids, pod.gids);
         settings.switches = settings
             .switches
-            .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE);
+            .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE)
+            .with(capture.switches());
+        pod.dns = Some(capture.clone());
         lock(&self.tables).set_locals(view.locals)?;
-        self.set_policy(scope, settings)?;
+        self.set_dns_servers(&capture)?;
+        self.set_policy(surroundings, settings)?;
         self.is_stale = false;
         Ok(())
     }
 
-    fn set_policy(&self, scope: Scope, mut settings: Settings) -> Result<()> {
-        let mut pod = Surroundings::new(scope);
+    /// Before the policy that asks for them. While it does not, they may stay what they were: so no
+    /// query is let past between the two.
+    fn set_dns_servers(&self, capture: &Capture) -> Result<()> {
+        match capture {
+            Capture::Servers(servers) => lock(&self.tables).set_dns_servers(servers),
+            Capture::Off | Capture::All => Ok(()),
+        }
+    }
+
+    fn set_policy(&self, mut pod: Surroundings, mut settings: Settings) -> Result<()> {
         if let Some(proxy) = self.proxy_cgroup {
             pod.proxy_cgroup = proxy;
             settings.switches = settings.switches.with(Switches::PROXY_CGROUP);
@@ -320,6 +378,14 @@ impl Redirect {
             log::info!("found {found} sockets on which the proxy listens already");
         }
         Ok(())
+    }
+}
+
+/// The addresses that the kernel chooses for what is outside the pod.
+fn sources(view: &View) -> Sources {
+    Sources {
+        v4: view.v4.map_or(Ip::UNSPECIFIED_V4, Ip::from_v4),
+        v6: view.v6.map_or(Ip::UNSPECIFIED_V6, Ip::from_v6),
     }
 }
 

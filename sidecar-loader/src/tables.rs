@@ -27,6 +27,7 @@ pub struct Tables {
     included: LpmTrie<MapData, Ip, u32>,
     excluded: LpmTrie<MapData, Ip, u32>,
     locals: LpmTrie<MapData, Ip, Interface>,
+    dns_servers: HashMap<MapData, Ip, u32>,
     numbers: HashMap<MapData, OrigDst, Number>,
     handed_out: Array<MapData, u64>,
     listeners: SockMap<MapData>,
@@ -53,6 +54,7 @@ impl Tables {
             included: map!(LpmTrie, maps::INCLUDED),
             excluded: map!(LpmTrie, maps::EXCLUDED),
             locals: map!(LpmTrie, maps::LOCALS),
+            dns_servers: map!(HashMap, maps::DNS_SERVERS),
             numbers: map!(HashMap, maps::NUMBERS),
             handed_out: map!(Array, maps::HANDED_OUT),
             listeners: map!(SockMap, maps::LISTENERS),
@@ -108,6 +110,23 @@ impl Tables {
             }
         }
         self.mirrored = locals;
+        Ok(())
+    }
+
+    /// Makes the map of DNS servers equal to `servers`: new ones first, as above.
+    pub fn set_dns_servers(&mut self, servers: &BTreeSet<Ip>) -> Result<()> {
+        for server in servers {
+            self.dns_servers
+                .insert(server, 1, 0)
+                .context("writing the DNS servers")?;
+        }
+        let known: Vec<Ip> = self.dns_servers.keys().flatten().collect();
+        for server in known.iter().filter(|server| !servers.contains(server)) {
+            match self.dns_servers.remove(server) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error).context("forgetting a DNS server"),
+            }
+        }
         Ok(())
     }
 

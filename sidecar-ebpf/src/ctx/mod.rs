@@ -9,6 +9,7 @@
     reason = "context structures are raw pointers from the kernel"
 )]
 
+mod datagram;
 mod sk_lookup;
 mod sock_addr;
 mod sock_ops;
@@ -23,6 +24,7 @@ pub(crate) use self::{
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 /// An accepted MPTCP socket, of which `IPPROTO_TCP` are the subflows (include/uapi/linux/in.h).
 const IPPROTO_MPTCP: u32 = 262;
 

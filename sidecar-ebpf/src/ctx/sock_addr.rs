@@ -1,4 +1,4 @@
-//! The context of bind, connect and getpeername hooks.
+//! The context of bind, connect, sendmsg, recvmsg and getpeername hooks.
 #![expect(
     unsafe_code,
     reason = "context structures are raw pointers from the kernel"
@@ -17,7 +17,7 @@ use sidecar_ebpf_common::{
 
 use super::{IPPROTO_MPTCP, IPPROTO_TCP, field, sock_src_ip4, sock_src_ip6, words};
 
-pub(crate) struct SockAddr(*mut bpf_sock_addr);
+pub(crate) struct SockAddr(pub(super) *mut bpf_sock_addr);
 
 impl SockAddr {
     #[inline(always)]
@@ -55,7 +55,7 @@ impl SockAddr {
 
     #[inline(always)]
     pub(crate) fn set_v4(&self, to: &OrigDst) {
-        // SAFETY: as above; both fields are writable in connect4 and getpeername4.
+        // SAFETY: as above; both fields are writable in every hook that calls this.
         unsafe {
             (&raw mut (*self.0).user_ip4).write_volatile(to.ip.words()[0]);
             (&raw mut (*self.0).user_port).write_volatile(to.port.to_be_word());
@@ -67,7 +67,7 @@ impl SockAddr {
     #[inline(always)]
     pub(crate) fn set_v6(&self, to: &OrigDst) {
         let words = to.ip.words();
-        // SAFETY: as above; the fields are writable in connect6 and getpeername6.
+        // SAFETY: as above; the fields are writable in every hook that calls this.
         unsafe {
             if to.ip.is_v4() {
                 (&raw mut (*self.0).user_ip6[3]).write_volatile(words[0]);
@@ -126,7 +126,7 @@ impl SockAddr {
 }
 
 #[inline(always)]
-fn bound(ip: Ip) -> Source {
+pub(super) fn bound(ip: Ip) -> Source {
     if ip.is_unspecified() {
         Source::Unbound
     } else {

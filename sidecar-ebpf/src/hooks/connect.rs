@@ -10,11 +10,12 @@ use sidecar_ebpf_common::{
     rule::Action,
 };
 
+use super::connect_udp;
 use crate::{CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, maps::Maps, owner};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     if !ctx.is_tcp() {
-        return CgroupVerdict::Allow;
+        return connect_udp::v4(ctx);
     }
     let dst = OrigDst::new(ctx.address_v4(), ctx.port());
     match redirect(OutboundHook::Connect4, ctx, &dst, ctx.source_v4()) {
@@ -30,7 +31,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
 /// Also sees IPv4-mapped destinations, which are IPv4 connections on an AF_INET6 socket.
 pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
     if !ctx.is_tcp() {
-        return CgroupVerdict::Allow;
+        return connect_udp::v6(ctx);
     }
     let dst = OrigDst::new(ctx.address_v6(), ctx.port());
     match redirect(OutboundHook::Connect6, ctx, &dst, ctx.source_v6()) {

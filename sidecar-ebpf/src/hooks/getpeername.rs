@@ -6,6 +6,7 @@ use sidecar_ebpf_common::{
     number::Rewritten,
 };
 
+use super::recvmsg;
 use crate::{count::count, ctx::SockAddr, destinations, maps};
 
 pub(crate) fn v4(ctx: &SockAddr) {
@@ -24,7 +25,10 @@ pub(crate) fn v6(ctx: &SockAddr) {
 /// is long since made, and a wrong address would be worse than a strange one.
 #[inline(always)]
 fn asked_for(hook: Hook, ctx: &SockAddr, peer: Ip) -> Option<OrigDst> {
-    let rewritten = Rewritten::from_ip(peer).filter(|_| ctx.is_tcp())?;
+    if !ctx.is_tcp() {
+        return recvmsg::peer(ctx, &OrigDst::new(peer, ctx.port()));
+    }
+    let rewritten = Rewritten::from_ip(peer)?;
     let policy = maps::policy()?;
     if !policy.scope.covers(ctx.netns_cookie()) {
         return None;

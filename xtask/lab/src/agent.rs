@@ -15,13 +15,13 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     addr::IntoAddr,
+    datagram::DatagramRequest,
     process::{Child, Placement, program},
     proxy::{ProxyLine, ProxyOptions},
     wire::{
-        BackgroundRequest, ConnRequest, ConnectOptions, Connected, DEFAULT_TIMEOUT,
-        DatagramRequest, During, IdentityRequest, Level, ListenOptions, Listening, LoadOutcome,
-        LoadPlan, LoadReport, OpError, OpResult, OriginalDst, Request, Seen, Timing, TimingPlan,
-        UdpExchange, UdpReply,
+        BackgroundRequest, ConnRequest, ConnectOptions, Connected, DEFAULT_TIMEOUT, During,
+        IdentityRequest, Level, ListenOptions, Listening, LoadOutcome, LoadPlan, LoadReport,
+        OpError, OpResult, OriginalDst, Request, Seen, Timing, TimingPlan, UdpExchange, UdpReply,
     },
 };
 
@@ -186,7 +186,7 @@ impl Agent {
         self.shared.child.is_alive()
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> OpResult<T> {
+    pub(crate) fn ask<T: DeserializeOwned>(&self, request: &Request) -> OpResult<T> {
         let pid = self.pid();
         let lost = || format!("talking to agent {pid}");
         let mut line = serde_json::to_string(request).map_err(|e| OpError::new(lost(), e))?;

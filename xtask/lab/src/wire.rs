@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::proxy::ProxyOptions;
+use crate::{datagram::DatagramRequest, proxy::ProxyOptions};
 
 pub type OpResult<T> = Result<T, OpError>;
 
@@ -339,25 +339,6 @@ pub(crate) enum ConnRequest {
         timeout: Duration,
     },
     Shutdown,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum DatagramRequest {
-    /// [`UdpReply`]
-    Exchange(UdpExchange),
-    /// [`Listening`]
-    Echo(SocketAddr),
-    /// [`Vec<Seen>`]
-    EchoLog {
-        server: u64,
-    },
-    EchoStop {
-        server: u64,
-    },
-    Ping {
-        to: IpAddr,
-        timeout: Duration,
-    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The agent's side of [`crate::agent`]: reads requests from stdin, works, writes replies to
 //! stdout, and ends with its stdin.
 
+mod datagram;
 mod echo;
 mod load;
 mod tcp;
@@ -22,10 +23,11 @@ use serde_json::Value;
 use socket2::Socket;
 
 use crate::{
+    datagram::{DatagramRequest, UdpRequest},
     proxy::{self, ProxyLine, ProxyOptions},
     wire::{
-        BackgroundRequest, ConnRequest, Connected, DatagramRequest, During, IdentityRequest,
-        Listening, LoadReport, OpError, OpResult, Request, Seen,
+        BackgroundRequest, ConnRequest, Connected, During, IdentityRequest, Listening, LoadReport,
+        OpError, OpResult, Request, Seen,
     },
 };
 
@@ -106,6 +108,15 @@ impl Server {
                 self.udp_echoes.remove(&server);
                 reply(())
             }
+            DatagramRequest::Open(options) => {
+                let socket = datagram::open(&options)?;
+                let id = self.next_id();
+                self.conns.insert(id, socket);
+                reply(id)
+            }
+            DatagramRequest::Socket { socket, request } => {
+                answer_udp(find(&self.conns, socket)?, request)
+            }
             DatagramRequest::Ping { to, timeout } => reply(udp::ping(to, timeout)?),
         }
     }
@@ -170,6 +181,16 @@ fn answer_conn(id: u64, socket: &Socket, request: ConnRequest) -> Reply {
         ConnRequest::Recv { max, timeout } => reply(tcp::recv(socket, max, timeout)?),
         ConnRequest::Echo { timeout } => reply(tcp::echo(socket, timeout)?),
         ConnRequest::Shutdown => reply(tcp::shutdown(socket)?),
+    }
+}
+
+fn answer_udp(socket: &Socket, request: UdpRequest) -> Reply {
+    match request {
+        UdpRequest::Connect(to) => reply(datagram::connect(socket, to)?),
+        UdpRequest::SendTo { to, from, bytes } => {
+            reply(datagram::send_to(socket, &bytes, to, from)?)
+        }
+        UdpRequest::Receive { timeout } => reply(datagram::receive(socket, timeout)?),
     }
 }
 

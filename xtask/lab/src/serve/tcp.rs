@@ -240,7 +240,7 @@ fn all_sent(
     }
 }
 
-fn mapped(addr: SocketAddr) -> SocketAddr {
+pub(super) fn mapped(addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), addr.port()),
         IpAddr::V6(_) => addr,

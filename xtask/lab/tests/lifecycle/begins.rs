@@ -14,6 +14,7 @@ use sidecar_lab::{
     loader::binary,
     pod::{APP_ID, POD_IP, POD_IP6},
 };
+use sidecar_loader::program::DNS;
 
 use crate::{
     PATIENCE, SERVICE, SERVICE6,
@@ -85,9 +86,9 @@ fn one_that_stays_empty_is_left_as_it_was() -> Result<()> {
     let pod = Pod::new("stays-empty")?;
     let untouched = network(&pod)?;
     let loader = Loader::start(&pod, &[])?;
-    // All but sk_lookup, which needs a namespace to be attached to.
+    // All but sk_lookup, which needs a namespace to be attached to, and those for DNS.
     let waiting = attached_programs(&pod.cgroup(), &pod.netns_path())?;
-    assert_eq!(waiting as usize, Hook::ALL.len() - 1);
+    assert_eq!(waiting as usize, Hook::ALL.len() - 1 - DNS.len());
     assert_eq!(loader.stop()?.code(), Some(0), "{}", loader.transcript());
     assert_eq!(attached_programs(&pod.cgroup(), &pod.netns_path())?, 0);
     assert_eq!(network(&pod)?, untouched);

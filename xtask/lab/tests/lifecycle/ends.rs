@@ -9,6 +9,7 @@ use sidecar_ebpf_common::{
     number::{V4_RANGE, V4_RANGE_LEN},
 };
 use sidecar_lab::{Conn, Level, Loader, Pod, pod::POD_IP};
+use sidecar_loader::program::DNS;
 
 use crate::{
     SERVICE,
@@ -21,6 +22,7 @@ use crate::{
 
 /// One program and one link for each.
 const HOOKS: usize = Hook::ALL.len();
+const HOOKS_WITHOUT_DNS: usize = HOOKS - DNS.len();
 
 fn still_talk(conn: &Conn, got: &Conn) -> Result<()> {
     conn.send(b"still")?;
@@ -29,24 +31,24 @@ fn still_talk(conn: &Conn, got: &Conn) -> Result<()> {
     Ok(())
 }
 
-fn detaches_on(signal: Signal) -> Result<()> {
+fn detaches_on(signal: Signal, args: &[&str], hooks: usize) -> Result<()> {
     let pod = Pod::new("signal")?;
     let untouched = network(&pod)?;
-    let stage = Stage::start(pod, &["--dual-stack"])?;
+    let stage = Stage::start(pod, args)?;
     let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
     let Stage { app, loader, pod } = &stage;
 
     let objects = Objects::of(loader.pid())?;
     assert_eq!(
         (objects.programs.len(), objects.links.len()),
-        (HOOKS, HOOKS),
+        (hooks, hooks),
         "{objects:?}"
     );
     assert!(objects.maps.len() >= 10, "{objects:?}");
     assert_eq!(objects.left(), objects);
     assert_eq!(
         attached_programs(&pod.cgroup(), &pod.netns_path())?,
-        HOOKS as u32
+        hooks as u32
     );
     let touched = network(pod)?;
     let range = format!("local {}/{V4_RANGE_LEN} ", Ipv4Addr::from_bits(V4_RANGE));
@@ -84,12 +86,13 @@ fn detaches_on(signal: Signal) -> Result<()> {
 
 #[test]
 fn sigterm_detaches_and_nothing_is_left() -> Result<()> {
-    detaches_on(Signal::SIGTERM)
+    let args = ["--dual-stack", "--redirect-dns", "--capture-all-dns"];
+    detaches_on(Signal::SIGTERM, &args, HOOKS)
 }
 
 #[test]
 fn sigint_detaches_and_nothing_is_left() -> Result<()> {
-    detaches_on(Signal::SIGINT)
+    detaches_on(Signal::SIGINT, &["--dual-stack"], HOOKS_WITHOUT_DNS)
 }
 
 #[test]

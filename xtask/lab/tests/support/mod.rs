@@ -134,7 +134,12 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) fn open(agent: &Agent, port: u16) -> Result<Self> {
-        let listeners = ["0.0.0.0", "[::]"]
+        Self::on(agent, ["0.0.0.0", "[::]"], port)
+    }
+
+    /// At one address of each family.
+    pub(crate) fn on(agent: &Agent, ips: [&str; 2], port: u16) -> Result<Self> {
+        let listeners = ips
             .map(|ip| {
                 let mut options = ListenOptions::at(format!("{ip}:{port}").as_str().into_addr());
                 options.fast_open = true;

@@ -1,0 +1,87 @@
+//! Whom a UDP socket has asked, kept with the socket: the answers all come from the agent.
+#![expect(
+    unsafe_code,
+    reason = "the value lies in the kernel's memory; the loader finds a static by its name"
+)]
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::btf_map,
+};
+use sidecar_ebpf_common::addr::OrigDst;
+
+use crate::ctx::SockAddr;
+
+/// Whether DNS may be captured at all. Constant for the verifier, because the loader writes it
+/// before: where it is 0, the programs have no code for UDP.
+#[unsafe(no_mangle)]
+static DNS_CAPTURE: u32 = 0;
+
+#[btf_map]
+static ASKED: SkStorage<OrigDst> = SkStorage::new();
+
+#[inline(always)]
+pub(crate) fn may_be_captured() -> bool {
+    // SAFETY: an aligned static; volatile, because the loader replaces the value.
+    unsafe { (&raw const DNS_CAPTURE).read_volatile() != 0 }
+}
+
+/// The server whose answers come from the agent's own address.
+#[inline(always)]
+pub(crate) fn server(ctx: &SockAddr) -> Option<OrigDst> {
+    let socket = ctx.socket()?;
+    // SAFETY: the map is a socket storage, the socket comes from the context. A value found lives
+    // as long as the socket; torn if another thread asks with the same socket at the same time.
+    unsafe {
+        let asked = bpf_sk_storage_get(
+            (&raw const ASKED).cast_mut().cast(),
+            socket.cast_mut().cast(),
+            core::ptr::null_mut(),
+            0,
+        )
+        .cast::<OrigDst>();
+        if asked.is_null() { None } else { Some(*asked) }
+    }
+}
+
+/// Remembers the server in place of any other. `false` if there is no memory for it.
+#[inline(always)]
+#[must_use]
+pub(crate) fn remember(ctx: &SockAddr, server: &OrigDst) -> bool {
+    let Some(socket) = ctx.socket() else {
+        return false;
+    };
+    let mut value = *server;
+    // SAFETY: the map is a socket storage, the socket comes from the context, and the value has the
+    // size of the map's values.
+    unsafe {
+        let asked = bpf_sk_storage_get(
+            (&raw const ASKED).cast_mut().cast(),
+            socket.cast_mut().cast(),
+            (&raw mut value).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<OrigDst>();
+        if asked.is_null() {
+            return false;
+        }
+        // There may have been one already.
+        *asked = *server;
+    }
+    true
+}
+
+#[inline(always)]
+pub(crate) fn forget(ctx: &SockAddr) {
+    if let Some(socket) = ctx.socket() {
+        // SAFETY: the map is a socket storage, the socket comes from the context.
+        unsafe {
+            bpf_sk_storage_delete(
+                (&raw const ASKED).cast_mut().cast(),
+                socket.cast_mut().cast(),
+            );
+        }
+    }
+}
