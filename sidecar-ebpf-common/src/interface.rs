@@ -19,7 +19,8 @@ impl Interface {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// The address that the kernel chooses as the source; unspecified if it chooses none.
+    /// The address that the kernel chooses as the source; unspecified if it chooses none, or with
+    /// `lo` if it chooses the destination itself.
     pub source: Ip,
     /// The interface that packets leave by.
     pub interface: Interface,

@@ -35,6 +35,9 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
 /// Global of the programs: u32, 1 if DNS may be captured.
 pub const DNS_CAPTURE: &str = "DNS_CAPTURE";
+/// Global of the programs, u32: 1 if interfaces may be excluded, so that it matters where a packet
+/// came in.
+pub const READS_INGRESS: &str = "READS_INGRESS";
 
 /// Ranges per list. Tries allocate entries as they are added, so the bound costs nothing.
 pub const MAX_RANGES: u32 = 65_536;

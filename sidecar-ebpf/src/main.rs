@@ -15,6 +15,7 @@ mod listeners;
 mod maps;
 mod owner;
 mod probe;
+mod source;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sock_ops},

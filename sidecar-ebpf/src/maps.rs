@@ -101,10 +101,14 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn interface_towards(&self, ip: &Ip) -> Interface {
-        ROUTES
-            .get(Key::new(Prefix::FULL_BITS, *ip))
-            .map_or(Interface::NONE, |route| route.interface)
+        route_to(ip).map_or(Interface::NONE, |route| route.interface)
     }
+}
+
+/// What the pod's routes say about an address; `None` where the route map has nothing.
+#[inline(always)]
+pub(crate) fn route_to(ip: &Ip) -> Option<&'static Route> {
+    ROUTES.get(Key::new(Prefix::FULL_BITS, *ip))
 }
 
 #[inline(always)]

@@ -25,6 +25,7 @@ pub mod network;
 mod object;
 pub mod output;
 pub mod owner;
+pub mod pod;
 pub mod privilege;
 pub mod program;
 pub mod redirect;

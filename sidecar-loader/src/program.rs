@@ -105,9 +105,17 @@ pub struct Programs {
 
 impl Programs {
     /// Loads into the kernel what will be attached; nothing is yet.
-    pub fn load(destinations: u32, owner: Source, dns: DnsHooks) -> Result<(Self, Tables)> {
+    ///
+    /// `reads_ingress`: the policy may ask by which interface a connection comes in.
+    pub fn load(
+        destinations: u32,
+        owner: Source,
+        dns: DnsHooks,
+        reads_ingress: bool,
+    ) -> Result<(Self, Tables)> {
         let captures_dns = u32::from(dns != DnsHooks::Off);
         let mut ebpf = EbpfLoader::new()
+            .override_global(maps::READS_INGRESS, &u32::from(reads_ingress), true)
             .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
             .override_global(maps::DNS_CAPTURE, &captures_dns, true)
             .map_max_entries(maps::NUMBERS, destinations)
@@ -117,13 +125,18 @@ impl Programs {
             .map_err(Error::from)
             .with_context(|| format!("creating the eBPF maps on Linux {}", kernel_release()))?;
         for &hook in Hook::ALL {
+            let since = if hook == Hook::SkLookup && reads_ingress {
+                "5.17, because interfaces are excluded (-c, --istio-exclude-interfaces)"
+            } else {
+                spec(hook).since
+            };
             if dns != DnsHooks::Off || !DNS.contains(&hook) {
-                load(&mut ebpf, hook, spec(hook).program)?;
+                load(&mut ebpf, hook, spec(hook).program, since)?;
             }
         }
         if dns == DnsHooks::PodAndProxy {
             for (hook, program) in ANSWERS {
-                load(&mut ebpf, hook, program)?;
+                load(&mut ebpf, hook, program, spec(hook).since)?;
             }
         }
         let tables = Tables::take(&mut ebpf, destinations)?;
@@ -252,18 +265,17 @@ fn hook_program<'a>(ebpf: &'a mut Ebpf, hook: Hook, name: &str) -> Result<HookPr
     })
 }
 
-fn load(ebpf: &mut Ebpf, hook: Hook, program: &str) -> Result<()> {
+fn load(ebpf: &mut Ebpf, hook: Hook, program: &str, since: &str) -> Result<()> {
     let result = match hook_program(ebpf, hook, program)? {
         HookProgram::SockAddr(program) => program.load(),
         HookProgram::Sockopt(program) => program.load(),
         HookProgram::SockOps(program) => program.load(),
         HookProgram::SkLookup(program) => program.load(),
     };
-    result.map_err(|error| explain_load(error, hook))
+    result.map_err(|error| explain_load(error, hook, since))
 }
 
-fn explain_load(error: ProgramError, hook: Hook) -> Error {
-    let Spec { since, .. } = spec(hook);
+fn explain_load(error: ProgramError, hook: Hook, since: &str) -> Error {
     let refused = matches!(
         &error,
         ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM)

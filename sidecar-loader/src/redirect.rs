@@ -4,10 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
-    addr::Ip,
     counter::Hook,
-    lists::Ids,
-    policy::{Policy, ProxyCgroup, Scope, Settings, Sources, Surroundings, Switches},
+    policy::{Policy, ProxyCgroup, Scope, Settings, Surroundings, Switches},
 };
 
 use crate::{
@@ -16,8 +14,8 @@ use crate::{
     dns::Capture,
     listeners::{self, ProxyPorts, Search},
     netns::Netns,
-    network::{Ipv6Rules, Network, View},
-    owner::{IdMap, Source},
+    owner::Source,
+    pod::Pod,
     program::{DNS, DnsHooks, Programs},
     snapshot::Snapshot,
     tables::{Tables, lock},
@@ -70,18 +68,6 @@ pub struct Redirect {
     is_stale: bool,
 }
 
-/// The pod's network namespace, once it is known.
-struct Pod {
-    netns: Netns,
-    cookie: u64,
-    network: Network,
-    /// The proxy's ids as the kernel counts them.
-    uids: Ids,
-    gids: Ids,
-    ipv6_rules: Ipv6Rules,
-    dns: Option<Capture>,
-}
-
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
 /// redirected that nothing could answer for.
 const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
@@ -104,7 +90,9 @@ impl Redirect {
             (_, Some(_)) => DnsHooks::PodAndProxy,
         };
         let proxy_cgroup = cgroups.proxy_within_pod()?;
-        let (programs, mut tables) = Programs::load(config.destinations, owner, dns)?;
+        let reads_ingress = !config.excluded_interfaces.is_empty();
+        let (programs, mut tables) =
+            Programs::load(config.destinations, owner, dns, reads_ingress)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
         Ok(Self {
@@ -174,9 +162,9 @@ impl Redirect {
     async fn leave(&mut self) {
         self.programs.detach_from_netns();
         if let Some(pod) = self.pod.take()
-            && let Err(error) = pod.network.remove().await
+            && let Err(error) = pod.leave().await
         {
-            log::warn!("{}: {error:#}", pod.netns);
+            log::warn!("{error:#}");
         }
     }
 
@@ -216,7 +204,7 @@ impl Redirect {
     /// Waits until the pod's addresses or routes may have changed.
     pub async fn changed(&mut self) {
         match &mut self.pod {
-            Some(pod) => pod.network.changed().await,
+            Some(pod) => pod.changed().await,
             None => std::future::pending().await,
         }
     }
@@ -231,24 +219,13 @@ impl Redirect {
 
     /// Does what may have been missed: a refresh that failed, listeners that are not registered.
     pub async fn catch_up(&mut self) {
-        if self.pod.is_none() {
-            return;
-        }
-        if self.is_stale || self.has_other_dns_servers() {
+        let Some(pod) = &self.pod else { return };
+        if self.is_stale || pod.has_other_dns_servers(&self.config, &self.cgroups.pod) {
             self.refresh().await;
         }
         if let Err(error) = self.look_for_listeners() {
             log::warn!("{error:#}");
         }
-    }
-
-    /// Whether the pod's resolv.conf is there now, or another one: the first process of a container
-    /// may still see the files of the node.
-    fn has_other_dns_servers(&self) -> bool {
-        self.config.dns == Dns::ServersOfPod
-            && self.pod.as_ref().is_some_and(|pod| {
-                Some(Capture::find(&self.config.dns, &self.cgroups.pod)) != pod.dns
-            })
     }
 
     /// Registers the proxy's sockets anew if some may be missing.
@@ -266,62 +243,27 @@ impl Redirect {
     pub async fn detach(&mut self) -> Result<()> {
         self.programs.detach();
         match self.pod.take() {
-            Some(pod) => pod.network.remove().await,
+            Some(pod) => pod.leave().await,
             None => Ok(()),
         }
     }
 
     async fn enter(&mut self, netns: Netns) -> Result<()> {
-        let cookie = netns.cookie()?;
-        let ids = IdMap::of_owner(&netns, &self.cgroups.pod.processes())
-            .with_context(|| format!("translating the proxy's ids for {netns}"))?;
-        let (uids, gids) = (ids.uids(&self.config.uids)?, ids.gids(&self.config.gids)?);
-        let network = Network::open(&netns)?;
-        self.pod = Some(Pod {
-            netns,
-            cookie,
-            network,
-            uids,
-            gids,
-            ipv6_rules: Ipv6Rules::Undecided,
-            dns: None,
-        });
+        self.pod = Some(Pod::enter(netns, &self.cgroups.pod)?);
         self.try_refresh().await
     }
 
-    /// Reads addresses and routes, mirrors them, adds what is missing, and writes the policy.
+    /// Mirrors the pod as it is now, and writes the policy for it.
     async fn try_refresh(&mut self) -> Result<()> {
         self.is_stale = true;
         let Some(pod) = &mut self.pod else {
             return Ok(());
         };
-        let mut view = pod.network.view().await?;
-        pod.ipv6_rules = pod.ipv6_rules.decide(&view, self.config.dual_stack);
-        match pod.network.install(&view, pod.ipv6_rules.exist()).await {
-            Ok(true) => view = pod.network.view().await?,
-            Ok(false) => {}
-            // An address may still be tentative, or lo down: the next change tries again. Until
-            // then IPv4 works with 127.0.0.1 as source, and IPv6 is refused.
-            Err(error) => log::warn!("{}: {error:#}", pod.netns),
-        }
-        let capture = Capture::find(&self.config.dns, &self.cgroups.pod);
-        if self.config.dns == Dns::ServersOfPod && pod.dns.as_ref() != Some(&capture) {
-            capture.report();
-        }
-        let surroundings = Surroundings {
-            sources: sources(&view),
-            ..Surroundings::new(Scope::only(pod.cookie))
-        };
-        let mut settings = self.config.settings(pod.ipv6_rules.exist());
-        (settings.uids, settings.gids) = (pod.uids, pod.gids);
-        settings.switches = settings
-            .switches
-            .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE)
-            .with(capture.switches());
-        pod.dns = Some(capture.clone());
-        lock(&self.tables).set_locals(view.locals)?;
-        self.set_dns_servers(&capture)?;
-        self.set_policy(surroundings, settings)?;
+        let seen = pod.look(&self.config, &self.cgroups.pod).await?;
+        lock(&self.tables).set_locals(seen.locals)?;
+        lock(&self.tables).set_routes(seen.routes)?;
+        self.set_dns_servers(&seen.dns)?;
+        self.set_policy(seen.surroundings, seen.settings)?;
         self.is_stale = false;
         Ok(())
     }
@@ -378,14 +320,6 @@ impl Redirect {
             log::info!("found {found} sockets on which the proxy listens already");
         }
         Ok(())
-    }
-}
-
-/// The addresses that the kernel chooses for what is outside the pod.
-fn sources(view: &View) -> Sources {
-    Sources {
-        v4: view.v4.map_or(Ip::UNSPECIFIED_V4, Ip::from_v4),
-        v6: view.v6.map_or(Ip::UNSPECIFIED_V6, Ip::from_v6),
     }
 }
 

@@ -1,20 +1,20 @@
 //! Typed handles to the maps, and the one place that writes them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::fd::AsRawFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf,
+    Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockMap, lpm_trie::Key},
 };
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
-    interface::Interface,
+    interface::{Interface, Route},
     lists::{PortGroup, PortLists},
     maps::{self, Listeners},
     number::Number,
@@ -26,14 +26,14 @@ pub struct Tables {
     ports: Array<MapData, PortGroup>,
     included: LpmTrie<MapData, Ip, u32>,
     excluded: LpmTrie<MapData, Ip, u32>,
-    locals: LpmTrie<MapData, Ip, Interface>,
+    locals: Mirrored<Interface>,
+    routes: Mirrored<Route>,
     dns_servers: HashMap<MapData, Ip, u32>,
     numbers: HashMap<MapData, OrigDst, Number>,
     handed_out: Array<MapData, u64>,
     listeners: SockMap<MapData>,
     unregistered: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
-    mirrored: BTreeSet<Prefix>,
     destination_max: u64,
 }
 
@@ -53,14 +53,14 @@ impl Tables {
             ports: map!(Array, maps::PORTS),
             included: map!(LpmTrie, maps::INCLUDED),
             excluded: map!(LpmTrie, maps::EXCLUDED),
-            locals: map!(LpmTrie, maps::LOCALS),
+            locals: Mirrored::new(map!(LpmTrie, maps::LOCALS)),
+            routes: Mirrored::new(map!(LpmTrie, maps::ROUTES)),
             dns_servers: map!(HashMap, maps::DNS_SERVERS),
             numbers: map!(HashMap, maps::NUMBERS),
             handed_out: map!(Array, maps::HANDED_OUT),
             listeners: map!(SockMap, maps::LISTENERS),
             unregistered: map!(Array, maps::UNREGISTERED),
             counters: map!(PerCpuArray, maps::COUNTERS),
-            mirrored: BTreeSet::new(),
             destination_max: u64::from(destinations),
         })
     }
@@ -70,7 +70,7 @@ impl Tables {
     }
 
     pub fn set_ports(&mut self, lists: &[(Port, PortLists)]) -> Result<()> {
-        let mut groups = std::collections::BTreeMap::<u32, PortGroup>::new();
+        let mut groups = BTreeMap::<u32, PortGroup>::new();
         for &(port, list) in lists {
             groups
                 .entry(PortGroup::index(port))
@@ -95,22 +95,16 @@ impl Tables {
         Ok(())
     }
 
-    /// Makes the map of local addresses equal to `locals`: new ones first, so that an address that
-    /// stays is never missing.
-    pub fn set_locals(&mut self, locals: BTreeSet<Prefix>) -> Result<()> {
-        for prefix in locals.difference(&self.mirrored) {
-            self.locals
-                .insert(&key(prefix), Interface::LO, 0)
-                .context("mirroring a local address")?;
-        }
-        for prefix in self.mirrored.difference(&locals) {
-            match self.locals.remove(&key(prefix)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error).context("forgetting a local address"),
-            }
-        }
-        self.mirrored = locals;
-        Ok(())
+    pub fn set_locals(&mut self, locals: BTreeMap<Prefix, Interface>) -> Result<()> {
+        self.locals
+            .become_equal_to(locals)
+            .context("mirroring the local addresses")
+    }
+
+    pub fn set_routes(&mut self, routes: BTreeMap<Prefix, Route>) -> Result<()> {
+        self.routes
+            .become_equal_to(routes)
+            .context("mirroring the routes")
     }
 
     /// Makes the map of DNS servers equal to `servers`: new ones first, as above.
@@ -131,7 +125,7 @@ impl Tables {
     }
 
     pub fn local_count(&self) -> usize {
-        self.mirrored.len()
+        self.locals.held.len()
     }
 
     /// Enters a listening socket of the proxy.
@@ -173,6 +167,41 @@ impl Tables {
                 Ok(values.iter().sum())
             })
             .collect()
+    }
+}
+
+/// A trie that follows something outside.
+struct Mirrored<V: Pod> {
+    trie: LpmTrie<MapData, Ip, V>,
+    held: BTreeMap<Prefix, V>,
+}
+
+impl<V: Pod + PartialEq> Mirrored<V> {
+    fn new(trie: LpmTrie<MapData, Ip, V>) -> Self {
+        Self {
+            trie,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// What is new comes first, so that a prefix that stays is never missing.
+    fn become_equal_to(&mut self, wanted: BTreeMap<Prefix, V>) -> Result<(), MapError> {
+        for (prefix, value) in &wanted {
+            if self.held.get(prefix) != Some(value) {
+                self.trie.insert(&key(prefix), *value, 0)?;
+                self.held.insert(*prefix, *value);
+            }
+        }
+        for prefix in self.held.keys() {
+            if !wanted.contains_key(prefix) {
+                match self.trie.remove(&key(prefix)) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.held = wanted;
+        Ok(())
     }
 }
 

@@ -4,40 +4,15 @@
     reason = "context structures are raw pointers from the kernel"
 )]
 
-use aya_ebpf::{bindings::sockaddr, helpers::bpf_bind};
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     decide::Source,
 };
 
-use super::{
-    AF_INET, AF_INET6, IPPROTO_UDP, SockAddr, field, sock_addr::bound, sock_family, words,
-};
+use super::{IPPROTO_UDP, SockAddr, field, sock_addr::bound, words};
 
 /// The state of a UDP socket that is connected (include/net/tcp_states.h).
 const TCP_ESTABLISHED: u32 = 1;
-
-/// `struct sockaddr_in`.
-#[repr(C)]
-struct AddressV4 {
-    family: u16,
-    port: u16,
-    addr: u32,
-    zero: [u32; 2],
-}
-
-/// `struct sockaddr_in6`.
-#[repr(C)]
-struct AddressV6 {
-    family: u16,
-    port: u16,
-    flow_info: u32,
-    addr: [u32; 4],
-    scope: u32,
-}
-
-/// `::ffff:0:0/96`, third word.
-const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl SockAddr {
     /// UDP-Lite is another protocol, to the rules too.
@@ -113,50 +88,5 @@ impl SockAddr {
             // SAFETY: `socket` comes from the context and is not null. In host byte order.
             Port(unsafe { field!(socket, src_port) } as u16)
         })
-    }
-
-    /// Binds the socket that connects to the address, with a port of the kernel's choice. Fails if
-    /// it has a port already.
-    #[inline(always)]
-    pub(crate) fn bind_v4(&self, source: &Ip) -> bool {
-        let is_v6 = self.socket().is_some_and(|socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            unsafe { sock_family(socket) == AF_INET6 }
-        });
-        // An AF_INET6 socket may be given an AF_INET address.
-        if is_v6 {
-            return self.bind_v6(source);
-        }
-        let mut address = AddressV4 {
-            family: AF_INET as u16,
-            port: 0,
-            addr: source.words()[0],
-            zero: [0; 2],
-        };
-        self.bind((&raw mut address).cast(), size_of::<AddressV4>())
-    }
-
-    /// The same for an AF_INET6 socket; an IPv4 address is bound as an IPv4-mapped one.
-    #[inline(always)]
-    pub(crate) fn bind_v6(&self, source: &Ip) -> bool {
-        let words = source.words();
-        let mut address = AddressV6 {
-            family: AF_INET6 as u16,
-            port: 0,
-            flow_info: 0,
-            addr: if source.is_v4() {
-                [0, 0, MAPPED, words[0]]
-            } else {
-                words
-            },
-            scope: 0,
-        };
-        self.bind((&raw mut address).cast(), size_of::<AddressV6>())
-    }
-
-    #[inline(always)]
-    fn bind(&self, address: *mut sockaddr, len: usize) -> bool {
-        // SAFETY: the pointer is the program's context; the address is initialised and so long.
-        unsafe { bpf_bind(self.0, address, len as i32) == 0 }
     }
 }

@@ -9,6 +9,7 @@
     reason = "context structures are raw pointers from the kernel"
 )]
 
+mod bind;
 mod datagram;
 mod sk_lookup;
 mod sock_addr;

@@ -12,6 +12,11 @@ use sidecar_ebpf_common::{
 
 use super::{AF_INET, IPPROTO_TCP, field, words};
 
+/// 1 if the policy may ask where a packet came in. Constant for the verifier, so that a kernel whose
+/// context does not tell takes the program as long as nobody asks.
+#[unsafe(no_mangle)]
+static READS_INGRESS: u32 = 0;
+
 pub(crate) struct SkLookup<'a>(pub(crate) &'a SkLookupContext);
 
 impl<'a> SkLookup<'a> {
@@ -64,9 +69,13 @@ impl<'a> SkLookup<'a> {
     }
 
     /// Where the packet came in; for one that never left the pod, an interface that has the address.
-    /// Linux 5.17, f89315650ba3.
+    /// None if the policy does not ask. Linux 5.17, f89315650ba3.
     #[inline(always)]
     pub(crate) fn interface(&self) -> Interface {
+        // SAFETY: an aligned static; volatile, because the loader replaces the value.
+        if unsafe { (&raw const READS_INGRESS).read_volatile() } == 0 {
+            return Interface::NONE;
+        }
         // SAFETY: as above.
         Interface(unsafe { field!(self.ptr(), ingress_ifindex) })
     }

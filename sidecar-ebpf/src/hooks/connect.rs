@@ -11,7 +11,9 @@ use sidecar_ebpf_common::{
 };
 
 use super::connect_udp;
-use crate::{CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, maps::Maps, owner};
+use crate::{
+    CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, maps::Maps, owner, source,
+};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     if !ctx.is_tcp() {
@@ -80,9 +82,9 @@ fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -
     count(Counter::Outbound(hook, rule));
     match rule.action() {
         Action::Pass => Outcome::Pass,
-        Action::ToOutbound => rewrite(hook, ctx, policy, flow.dst(), policy.outbound_port),
-        Action::ToInbound => rewrite(hook, ctx, policy, flow.dst(), policy.inbound_port),
-        Action::ToDns => rewrite(hook, ctx, policy, flow.dst(), policy.dns_port),
+        Action::ToOutbound => rewrite(hook, ctx, policy, &flow, policy.outbound_port),
+        Action::ToInbound => rewrite(hook, ctx, policy, &flow, policy.inbound_port),
+        Action::ToDns => rewrite(hook, ctx, policy, &flow, policy.dns_port),
     }
 }
 
@@ -91,9 +93,10 @@ fn rewrite(
     hook: OutboundHook,
     ctx: &SockAddr,
     policy: &Policy,
-    dst: &OrigDst,
+    flow: &Outbound,
     port: Port,
 ) -> Outcome {
+    let dst = flow.dst();
     if ctx.device() != Interface::NONE {
         return refuse(hook, Reason::BoundToDevice);
     }
@@ -101,8 +104,27 @@ fn rewrite(
         return refuse(hook, Reason::NotReady);
     }
     match destinations::number_for(policy, dst) {
-        Ok(number) => Outcome::Rewrite(number, port),
+        Ok(number) => {
+            choose_source(hook, ctx, policy, flow);
+            Outcome::Rewrite(number, port)
+        }
         Err(reason) => refuse(hook, reason),
+    }
+}
+
+/// A socket that is bound keeps its address. One that cannot be bound (it has a port already, or the
+/// address has just gone) connects from the pod's first address.
+#[inline(always)]
+fn choose_source(hook: OutboundHook, ctx: &SockAddr, policy: &Policy, flow: &Outbound) {
+    if flow.source() != Source::Unbound {
+        return;
+    }
+    if let Some(ip) = source::for_destination(policy, &flow.dst().ip) {
+        match hook {
+            OutboundHook::Connect4 => ctx.bind_v4(&ip),
+            OutboundHook::Connect6 => ctx.bind_v6(&ip),
+            OutboundHook::Sendmsg4 | OutboundHook::Sendmsg6 => {}
+        }
     }
 }
 

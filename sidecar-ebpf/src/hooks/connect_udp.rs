@@ -9,7 +9,7 @@ use sidecar_ebpf_common::{
 };
 
 use super::query::{self, Verdict};
-use crate::{CgroupVerdict, asked, ctx::SockAddr};
+use crate::{CgroupVerdict, asked, ctx::SockAddr, source};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     let Some(policy) = query::policy(ctx) else {
@@ -21,7 +21,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
         Verdict::Pass => CgroupVerdict::Allow,
         Verdict::Ask(server) => {
             if source == Source::Unbound
-                && let Some(source) = query::source_towards(policy, &server)
+                && let Some(source) = source::towards(policy, &server.ip)
             {
                 // A socket that has a port cannot be bound any more. Then the agent sees it come
                 // from localhost.
@@ -45,7 +45,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
         Verdict::Pass => CgroupVerdict::Allow,
         Verdict::Ask(server) => {
             if source == Source::Unbound
-                && let Some(source) = query::source_towards(policy, &server)
+                && let Some(source) = source::towards(policy, &server.ip)
             {
                 ctx.bind_v6(&source);
             }

@@ -10,7 +10,7 @@
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    decide::{Outbound, Protocol, Socket, Source, Tables as _, decide_outbound},
+    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
     interface::Interface,
     number::Rewritten,
     policy::{Policy, Switches},
@@ -113,21 +113,6 @@ fn localhost(like: &OrigDst) -> Ip {
     } else {
         Ip::LOOPBACK_V6
     }
-}
-
-/// The source address that the kernel would choose for the server; `None` if that is not known.
-#[inline(always)]
-pub(crate) fn source_towards(policy: &Policy, server: &OrigDst) -> Option<Ip> {
-    let source = if server.ip.is_loopback() {
-        localhost(server)
-    } else if Maps.interface_with(&server.ip) != Interface::NONE {
-        server.ip
-    } else if server.ip.is_v4() {
-        policy.sources.v4
-    } else {
-        policy.sources.v6
-    };
-    (!source.is_unspecified()).then_some(source)
 }
 
 /// How a question of a socket that is not connected to its server gets to the agent.

@@ -2,13 +2,18 @@
 //! answers to them. An IPv4-mapped destination comes to `sendmsg4` (`udpv6_sendmsg`,
 //! net/ipv6/udp.c).
 
-use sidecar_ebpf_common::{addr::OrigDst, counter::OutboundHook, decide::Source, policy::Policy};
+use sidecar_ebpf_common::{
+    addr::OrigDst,
+    counter::OutboundHook,
+    decide::{Caller, Source},
+    policy::Policy,
+};
 
 use super::{
     answer,
     query::{self, Verdict, Way},
 };
-use crate::{CgroupVerdict, asked, ctx::SockAddr, owner};
+use crate::{CgroupVerdict, asked, ctx::SockAddr, owner, source};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     let Some(policy) = query::policy(ctx) else {
@@ -31,7 +36,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
         Way::From(rewritten) => ctx.set_message_source_v4(&rewritten.ip()),
         Way::Kept => {
             if source == Source::Unbound
-                && let Some(source) = query::source_towards(policy, &server)
+                && let Some(source) = source::towards(policy, &server.ip)
             {
                 ctx.set_message_source_v4(&source);
             }
@@ -62,7 +67,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
         Way::From(rewritten) => ctx.set_message_source_v6(&rewritten.ip()),
         Way::Kept => {
             if source == Source::Unbound
-                && let Some(source) = query::source_towards(policy, &server)
+                && let Some(source) = source::towards(policy, &server.ip)
             {
                 ctx.set_message_source_v6(&source);
             }
@@ -75,7 +80,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 /// Whether it is an answer of the agent that is to come from the address it goes to.
 #[inline(always)]
 fn is_answer(ctx: &SockAddr, policy: &Policy, dst: &OrigDst) -> bool {
-    answer::is_one(ctx, policy, dst) && {
+    answer::is_one(ctx, policy, dst) && owner::caller(policy) == Caller::MayBeProxy && {
         let owner = owner::of(ctx);
         policy.uids.contains(owner.uid) || policy.gids.contains(owner.gid)
     }

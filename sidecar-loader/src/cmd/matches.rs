@@ -9,6 +9,8 @@ use std::{
 use sidecar_ebpf_common::decide::Owner;
 pub use sidecar_ebpf_common::decide::Protocol;
 
+use crate::network::matches_name;
+
 /// A range of addresses, as written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Range {
@@ -70,10 +72,7 @@ pub struct InterfaceName(pub String);
 
 impl InterfaceName {
     pub fn matches(&self, name: &str) -> bool {
-        match self.0.strip_suffix('+') {
-            Some(start) => name.starts_with(start),
-            None => name == self.0,
-        }
+        matches_name(&self.0, name)
     }
 }
 

@@ -7,7 +7,7 @@ use sidecar_ebpf_common::{
     decide::{Inbound, Outbound, Owner, Protocol, Socket, Tables},
     interface::Interface,
     lists::{Interfaces, PortGroup, PortLists},
-    policy::{Policy, Scope, Surroundings},
+    policy::{Policy, Scope, Surroundings, Switches},
 };
 
 use super::matches::{Facts, InterfaceName, Range};
@@ -70,7 +70,12 @@ impl PodView {
             excluded_interfaces: self.excluded(config)?,
             ..Surroundings::new(Scope::only(1))
         };
-        Some(Policy::new(surroundings, config.settings(ipv6)))
+        let mut settings = config.settings(ipv6);
+        settings.switches = settings.switches.with_if(
+            surroundings.excluded_interfaces != Interfaces::EMPTY,
+            Switches::INTERFACES,
+        );
+        Some(Policy::new(surroundings, settings))
     }
 
     fn interface_with(&self, addr: IpAddr) -> Interface {

@@ -202,7 +202,6 @@ impl Config {
                 matches!(self.owner_groups, OwnerGroups::Excluded(_)),
                 Switches::GROUPS_EXCLUDED,
             )
-            .with_if(!self.excluded_interfaces.is_empty(), Switches::INTERFACES)
     }
 
     /// Whether any DNS query is captured. Istio decides that for both families at once, so that

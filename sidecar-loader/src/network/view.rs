@@ -1,21 +1,34 @@
 //! What the pod's network namespace holds, and what follows for the rules.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use sidecar_ebpf_common::addr::Prefix;
+use sidecar_ebpf_common::{
+    addr::{Ip, Prefix},
+    interface::Interface,
+    policy::Sources,
+};
 
 /// What is there now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Every address and prefix that is local, the redirect's own ranges left out.
-    pub locals: BTreeSet<Prefix>,
+    /// Every address and prefix that is local, the redirect's own ranges left out, and the interface
+    /// that it belongs to.
+    pub locals: BTreeMap<Prefix, Interface>,
     /// The first IPv4 address that is neither loopback nor link-local.
     pub v4: Option<Ipv4Addr>,
     /// The first such IPv6 address.
     pub v6: Option<Ipv6Addr>,
+    /// What the kernel may choose as source: every address but loopback ones, `::6`, and for IPv6
+    /// link-local ones.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Interfaces and their names, by index.
+    pub(super) links: Vec<(Interface, String)>,
+    /// The prefixes of all routes that are not in the table of local addresses, and whether packets
+    /// for the prefix leave by several interfaces at once.
+    pub(super) elsewhere: BTreeMap<Prefix, bool>,
     pub(super) has_passthrough: bool,
     pub(super) v4_route: Option<RangeRoute>,
     pub(super) v6_route: Option<RangeRoute>,
@@ -36,6 +49,18 @@ impl View {
             (Some(_), Some(_)) => dual_stack,
             (Some(_), None) => false,
             (None, _) => true,
+        }
+    }
+
+    /// The source addresses that rewritten connections get by themselves.
+    pub fn sources(&self) -> Sources {
+        let source = |route: &Option<RangeRoute>, unknown| {
+            let source = route.as_ref().and_then(|route| route.source);
+            source.map_or(unknown, Ip::from)
+        };
+        Sources {
+            v4: source(&self.v4_route, Ip::UNSPECIFIED_V4),
+            v6: source(&self.v6_route, Ip::UNSPECIFIED_V6),
         }
     }
 

@@ -33,6 +33,15 @@ pub const REMOTE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 
 /// The networks of which the remote owns every single address: services, and the internet.
 pub const SERVICE_NETS: [&str; 2] = ["10.96.0.0/12", "203.0.113.0/24"];
 pub const SERVICE_NET6: &str = "fd00:96::/64";
+/// The pod's addresses on its second interface, if it has one.
+pub const SECOND_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub const SECOND_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
+/// The remote's end of it.
+pub const SECOND_REMOTE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub const SECOND_REMOTE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 1);
+/// What the pod reaches through it; the remote owns every address.
+pub const SECOND_NET: &str = "192.0.2.0/24";
+pub const SECOND_NET6: &str = "2001:db8:77::/48";
 /// The user and group of Istio's proxy.
 pub const PROXY_ID: u32 = 1337;
 /// The user and group of the application.
@@ -45,11 +54,33 @@ static SWEPT: Once = Once::new();
 pub struct PodOptions {
     /// Without it both namespaces have IPv6 disabled, as on a single-stack cluster.
     pub ipv6: bool,
+    /// A second interface, net1, as with Multus: a veth of its own to the remote, with addresses and
+    /// routes of its own.
+    pub net1: bool,
 }
 
 impl Default for PodOptions {
     fn default() -> Self {
-        Self { ipv6: true }
+        Self {
+            ipv6: true,
+            net1: false,
+        }
+    }
+}
+
+impl PodOptions {
+    pub fn ipv4_only() -> Self {
+        Self {
+            ipv6: false,
+            ..Self::default()
+        }
+    }
+
+    pub fn two_interfaces() -> Self {
+        Self {
+            net1: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -164,6 +195,17 @@ impl Pod {
         ip(Some(&self.name), &address_command("del", addr))
     }
 
+    /// Gives the pod its second interface, where it does not begin with it.
+    pub fn add_net1(&self) -> Result<()> {
+        let (pod, remote) = (&self.name, self.remote_name());
+        ip(
+            None,
+            &format!("link add net1 netns {pod} type veth peer name net1 netns {remote}\n"),
+        )?;
+        ip(Some(&remote), &self.net1_remote_commands())?;
+        ip(Some(pod), &self.net1_commands())
+    }
+
     /// Runs commands of iproute2 in the pod's network, one a line, as `ip -batch` reads them.
     pub fn ip(&self, commands: &str) -> Result<()> {
         ip(Some(&self.name), commands)
@@ -201,7 +243,11 @@ impl Pod {
             set_sysctl(&self.remote_netns_path(), "net.ipv6.ip_nonlocal_bind", "1")?;
         }
         ip(Some(&remote), &self.remote_commands())?;
-        ip(Some(pod), &self.pod_commands())
+        ip(Some(pod), &self.pod_commands())?;
+        if self.options.net1 {
+            self.add_net1().context("adding the second interface")?;
+        }
+        Ok(())
     }
 
     fn set_sysctls(&self, namespace: &Path) -> Result<()> {
@@ -248,6 +294,38 @@ impl Pod {
             commands += &format!(
                 "addr add {REMOTE_IP6}/64 dev eth0 nodad\n\
                  route add local {SERVICE_NET6} dev lo\n"
+            );
+        }
+        commands
+    }
+}
+
+impl Pod {
+    fn net1_commands(&self) -> String {
+        let mut commands = format!(
+            "link set net1 up\n\
+             addr add {SECOND_IP}/24 dev net1\n\
+             route add {SECOND_NET} via {SECOND_REMOTE_IP}\n"
+        );
+        if self.options.ipv6 {
+            commands += &format!(
+                "addr add {SECOND_IP6}/64 dev net1 nodad\n\
+                 route add {SECOND_NET6} via {SECOND_REMOTE_IP6}\n"
+            );
+        }
+        commands
+    }
+
+    fn net1_remote_commands(&self) -> String {
+        let mut commands = format!(
+            "link set net1 up\n\
+             addr add {SECOND_REMOTE_IP}/24 dev net1\n\
+             route add local {SECOND_NET} dev lo\n"
+        );
+        if self.options.ipv6 {
+            commands += &format!(
+                "addr add {SECOND_REMOTE_IP6}/64 dev net1 nodad\n\
+                 route add local {SECOND_NET6} dev lo\n"
             );
         }
         commands

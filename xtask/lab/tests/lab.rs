@@ -232,7 +232,7 @@ fn datagrams_and_pings_are_answered() -> Result<()> {
 
 #[test]
 fn without_ipv6_there_is_none() -> Result<()> {
-    let pod = Pod::with("v4", PodOptions { ipv6: false })?;
+    let pod = Pod::with("v4", PodOptions::ipv4_only())?;
     let app = Agent::spawn(&pod.app())?;
     let errno = app.connect(SERVICE6).unwrap_err().errno();
     assert!(

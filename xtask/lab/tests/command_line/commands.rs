@@ -158,7 +158,7 @@ fn the_self_test_passes_with_the_loader_and_not_without() -> Result<()> {
 
 #[test]
 fn the_self_test_leaves_ipv6_out_where_the_pod_has_none() -> Result<()> {
-    let pod = Pod::with("self-test-v4", PodOptions { ipv6: false })?;
+    let pod = Pod::with("self-test-v4", PodOptions::ipv4_only())?;
     let _loader = Loader::start(&pod, &["--dual-stack"])?;
     let with = validate(&pod.proxy(), &["--dual-stack"])?;
     assert_eq!(with.code, Some(0), "{}", with.stderr);

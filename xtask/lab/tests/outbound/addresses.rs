@@ -139,7 +139,7 @@ fn the_passthrough_address_is_known_from_the_start() -> Result<()> {
 
 #[test]
 fn a_pod_without_ipv6_needs_none() -> Result<()> {
-    let mut rig = Rig::on(Pod::with("no6", PodOptions { ipv6: false })?)?;
+    let mut rig = Rig::on(Pod::with("no6", PodOptions::ipv4_only())?)?;
     for args in [&[][..], &["--dual-stack"]] {
         rig.load(args)?;
         let own = V4.of_pod(8080);
