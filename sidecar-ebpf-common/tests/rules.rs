@@ -4,7 +4,7 @@ mod support;
 
 use sidecar_ebpf_common::{
     addr::Port,
-    decide::{Inbound, Outbound, Owner, decide_inbound, decide_outbound},
+    decide::{Caller, Inbound, Outbound, Owner, Socket, decide_inbound, decide_outbound},
     rule::{Action, InboundRule as In, OutboundRule as Out},
 };
 use support::{
@@ -500,4 +500,40 @@ fn labels_are_unique_and_numbers_stand_in_order() {
     }
     assert_eq!(Out::Everything.action(), Action::ToOutbound);
     assert_eq!(Port(15001).to_be_word(), u32::from(15001_u16.to_be()));
+}
+
+/// An unbound IPv6 socket talks to `::6` from `::6`, an IPv4 one to 127.0.0.6 from 127.0.0.1.
+#[test]
+fn the_proxy_s_own_source_is_chosen_by_the_kernel_too() {
+    let mut istio = Wishes::istio();
+    istio.ipv6 = true;
+    istio.locals.push(("::6".parse().unwrap(), LO));
+    for owner in [APP, PROXY] {
+        let flow = out(owner, "::6", 15002);
+        expect(&istio, flow, Out::FromInboundPassthrough);
+    }
+    let flow = out(PROXY, "127.0.0.6", 15002);
+    expect(&istio, flow, Out::ProxyToOwnPodByUid);
+    // Unless it is no address of the pod.
+    istio.locals.pop();
+    expect(&istio, out(PROXY, "::6", 15002), Out::ProxyByUid);
+}
+
+#[test]
+fn outside_the_proxy_s_cgroup_nobody_is_the_proxy() {
+    let mut istio = Wishes::istio();
+    let outsider = |owner| Socket {
+        caller: Caller::Application,
+        ..tcp(owner)
+    };
+    for owner in [PROXY, BY_GID, APP] {
+        let elsewhere = to(outsider(owner), "10.1.2.3", 80);
+        expect(&istio, elsewhere, Out::Everything);
+        let own_pod = to(outsider(owner), "10.244.0.5", 80);
+        expect(&istio, own_pod, Out::LocalNotProxyByUid);
+    }
+    // Its group is what it is.
+    istio.members = Members::AllBut(vec![1337]);
+    let elsewhere = to(outsider(PROXY), "10.1.2.3", 80);
+    expect(&istio, elsewhere, Out::ExcludedGroup);
 }

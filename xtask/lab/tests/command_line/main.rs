@@ -7,6 +7,7 @@ mod attach;
 mod commands;
 mod formats;
 mod refusals;
+mod running;
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
