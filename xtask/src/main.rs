@@ -4,6 +4,7 @@
 
 mod command;
 mod compile;
+mod conformance;
 mod demo;
 mod lint;
 mod machine;
@@ -48,6 +49,8 @@ enum Task {
     Test(test::Args),
     /// Run the main job in a pod made for it
     Demo(demo::Args),
+    /// Compare decisions with those of real iptables, probe by probe
+    Conformance(conformance::Args),
     /// Check formatting, and run clippy for the host and for the eBPF target
     Lint,
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Build => compile::run(&workspace).map(|_| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Demo(args) => demo::run(&workspace, &args),
+        Task::Conformance(args) => conformance::run(&workspace, &args),
         Task::Lint => lint::run(&workspace),
     });
     done.unwrap_or_else(|error| {

@@ -76,10 +76,15 @@ pub(crate) const DEMO_PACKAGES: [Package; 2] = [
     program("procps", "sysctl", "settings of a network namespace"),
 ];
 
-/// What the kernel tests run beside that.
-pub(crate) const TEST_PACKAGES: [Package; 4] = [
+/// What conformance compares with.
+pub(crate) const CONFORMANCE_PACKAGES: [Package; 3] = [
     program("iptables", "iptables", "the rules to compare with"),
-    program("nftables", "nft", "shows that no rule was added"),
+    program("nftables", "nft", "the same rules in nftables"),
+    program("conntrack", "conntrack", "forgets tracked connections"),
+];
+
+/// What the kernel tests run beside both.
+pub(crate) const TEST_PACKAGES: [Package; 2] = [
     program("iputils-ping", "ping", "ICMP stays untouched"),
     program(
         "haproxy",

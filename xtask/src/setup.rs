@@ -24,6 +24,8 @@ pub(crate) struct Needs {
     pub(crate) pods: bool,
     /// The programs that the kernel tests run.
     pub(crate) tests: bool,
+    /// The programs that decisions are compared with; tests include them.
+    pub(crate) conformance: bool,
     pub(crate) envoy: bool,
 }
 
@@ -32,6 +34,7 @@ pub(crate) const EVERYTHING: Needs = Needs {
     lint: false,
     pods: true,
     tests: true,
+    conformance: true,
     envoy: true,
 };
 
@@ -101,6 +104,9 @@ fn ensure_packages(workspace: &Workspace, needs: Needs, missing: &mut Vec<Missin
     let mut wanted = Vec::new();
     if needs.pods {
         wanted.extend(pins::DEMO_PACKAGES);
+    }
+    if needs.tests || needs.conformance {
+        wanted.extend(pins::CONFORMANCE_PACKAGES);
     }
     if needs.tests {
         wanted.extend(pins::TEST_PACKAGES);

@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         pods: true,
         tests: true,
         envoy: true,
-        lint: false,
+        ..Needs::default()
     };
     let ready = setup::run(workspace, needs)?;
     let envoy = ready

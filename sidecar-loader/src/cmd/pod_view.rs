@@ -175,6 +175,13 @@ fn any_contains(ranges: &[Prefix], ip: &Ip) -> bool {
     ranges.iter().any(|prefix| range(prefix).contains(addr))
 }
 
+fn range(prefix: &Prefix) -> Range {
+    Range {
+        addr: prefix.ip.into(),
+        len: u8::try_from(prefix.len).unwrap_or(u8::MAX),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,12 +243,5 @@ mod tests {
             pod.interface(&format!("network{number}"));
         }
         assert_eq!(pod.excluded(&config), None, "more than the programs take");
-    }
-}
-
-fn range(prefix: &Prefix) -> Range {
-    Range {
-        addr: prefix.ip.into(),
-        len: u8::try_from(prefix.len).unwrap_or(u8::MAX),
     }
 }

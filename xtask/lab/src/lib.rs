@@ -31,6 +31,7 @@ mod addr;
 pub mod agent;
 mod cgroup;
 mod cleanup;
+pub mod conformance;
 pub mod counters;
 mod datagram;
 pub mod demo;
