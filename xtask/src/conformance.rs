@@ -1,16 +1,10 @@
 //! Decisions against real iptables: builds what it needs, then becomes the lab's `conformance`.
 
-use std::{os::unix::process::CommandExt as _, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{
-    command::{as_root, host_cargo, line, run as run_command},
-    compile,
-    machine::Workspace,
-    setup::{self, Needs},
-    steps::step,
-};
+use crate::{lab, machine::Workspace, setup::Needs};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -22,30 +16,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let needs = Needs {
-        build: true,
-        pods: true,
         conformance: true,
         ..Needs::default()
     };
-    let ready = setup::run(workspace, needs)?;
-    let built = compile::everything(workspace, ready.bpf()?)?;
-
-    step("conformance");
-    let mut cargo = host_cargo();
-    cargo.args(["build", "--package", "sidecar-lab", "--release", "--bins"]);
-    compile::lock(workspace, &mut cargo);
-    run_command(&mut cargo)?;
-
-    // sudo drops the environment, so env comes after it.
-    let mut conformance = as_root("env");
-    conformance
-        .arg(format!("SIDECAR_LOADER={}", built.loader.display()))
-        .arg(workspace.target.join("release/conformance"))
-        .args(&args.args);
-    eprintln!("$ {}", line(&conformance));
-    // In place of this process, so that Ctrl-C reaches the run alone and it can clean up.
-    let error = conformance.exec();
-    Err(error).with_context(|| format!("cannot start: {}", line(&conformance)))
+    lab::exec(workspace, needs, "conformance", &args.args)
 }
 
 #[cfg(test)]

@@ -1,16 +1,10 @@
 //! The main job in a pod made for it: builds what it needs, then becomes the lab's `demo`.
 
-use std::{os::unix::process::CommandExt as _, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{
-    command::{as_root, host_cargo, line, run as run_command},
-    compile,
-    machine::Workspace,
-    setup::{self, Needs},
-    steps::step,
-};
+use crate::{lab, machine::Workspace, setup::Needs};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,34 +14,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    let envoy_wanted = wants_envoy(&args.args);
     let needs = Needs {
-        build: true,
-        pods: true,
-        envoy: envoy_wanted,
+        envoy: wants_envoy(&args.args),
         ..Needs::default()
     };
-    let ready = setup::run(workspace, needs)?;
-    let built = compile::everything(workspace, ready.bpf()?)?;
-
-    step("demo");
-    let mut cargo = host_cargo();
-    cargo.args(["build", "--package", "sidecar-lab", "--release", "--bins"]);
-    compile::lock(workspace, &mut cargo);
-    run_command(&mut cargo)?;
-
-    // sudo drops the environment, so env comes after it.
-    let mut demo = as_root("env");
-    demo.arg(format!("SIDECAR_LOADER={}", built.loader.display()));
-    if let Some(envoy) = ready.envoy {
-        demo.arg(format!("SIDECAR_ENVOY={}", envoy.display()));
-    }
-    demo.arg(workspace.target.join("release/demo"))
-        .args(&args.args);
-    eprintln!("$ {}", line(&demo));
-    // In place of this process, so that Ctrl-C reaches the demo alone and it can clean up.
-    let error = demo.exec();
-    Err(error).with_context(|| format!("cannot start: {}", line(&demo)))
+    lab::exec(workspace, needs, "demo", &args.args)
 }
 
 fn wants_envoy(args: &[String]) -> bool {

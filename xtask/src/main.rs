@@ -6,6 +6,7 @@ mod command;
 mod compile;
 mod conformance;
 mod demo;
+mod lab;
 mod lint;
 mod machine;
 mod packages;

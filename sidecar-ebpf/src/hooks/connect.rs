@@ -3,17 +3,18 @@
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
+    decide::{Outbound, Protocol, Source},
     interface::Interface,
     number::{Number, Rewritten},
     policy::{Policy, Switches},
     rule::Action,
 };
 
-use super::connect_udp;
-use crate::{
-    CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, maps::Maps, owner, source,
+use super::{
+    connect_udp,
+    outbound::{Judgement, judge},
 };
+use crate::{CgroupVerdict, count::count, ctx::SockAddr, destinations, maps, source};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     if !ctx.is_tcp() {
@@ -62,29 +63,16 @@ fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -
     let Some(policy) = maps::policy() else {
         return refuse(hook, Reason::HelperFailed);
     };
-    if !policy.scope.covers(ctx.netns_cookie()) {
-        count(Counter::Other(hook.hook(), Reason::OtherNetns));
-        return Outcome::Pass;
-    }
-    // Otherwise one process could ride on a number that another one's connection was given.
-    if Rewritten::from_ip(dst.ip).is_some() {
-        return refuse(hook, Reason::RedirectRange);
-    }
-    let socket = Socket {
-        protocol: Protocol::Tcp,
-        owner: owner::of(ctx),
-        source,
-        device: ctx.device(),
-        caller: owner::caller(policy),
-    };
-    let flow = Outbound::new(socket, *dst);
-    let rule = decide_outbound(policy, &flow, &Maps);
-    count(Counter::Outbound(hook, rule));
-    match rule.action() {
-        Action::Pass => Outcome::Pass,
-        Action::ToOutbound => rewrite(hook, ctx, policy, &flow, policy.outbound_port),
-        Action::ToInbound => rewrite(hook, ctx, policy, &flow, policy.inbound_port),
-        Action::ToDns => rewrite(hook, ctx, policy, &flow, policy.dns_port),
+    match judge(hook, ctx, policy, Protocol::Tcp, source, dst) {
+        Judgement::LeftAlone | Judgement::Rule(Action::Pass, _) => Outcome::Pass,
+        Judgement::Refused => Outcome::Refuse,
+        Judgement::Rule(Action::ToOutbound, flow) => {
+            rewrite(hook, ctx, policy, &flow, policy.outbound_port)
+        }
+        Judgement::Rule(Action::ToInbound, flow) => {
+            rewrite(hook, ctx, policy, &flow, policy.inbound_port)
+        }
+        Judgement::Rule(Action::ToDns, flow) => rewrite(hook, ctx, policy, &flow, policy.dns_port),
     }
 }
 

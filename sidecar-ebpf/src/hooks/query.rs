@@ -10,21 +10,15 @@
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
+    decide::{Protocol, Source},
     interface::Interface,
     number::Rewritten,
     policy::{Policy, Switches},
     rule::Action,
 };
 
-use crate::{
-    asked,
-    count::count,
-    ctx::SockAddr,
-    destinations,
-    maps::{self, Maps},
-    owner,
-};
+use super::outbound::{self, Judgement};
+use crate::{asked, count::count, ctx::SockAddr, destinations, maps};
 
 /// What becomes of a datagram, or of a connection of a UDP socket.
 pub(crate) enum Verdict {
@@ -59,32 +53,18 @@ pub(crate) fn judge(
     dst: &OrigDst,
     source: Source,
 ) -> Verdict {
-    let in_range = Rewritten::from_ip(dst.ip).is_some();
-    if dst.port != Port::DNS && !in_range {
+    if dst.port != Port::DNS && Rewritten::from_ip(dst.ip).is_none() {
         return Verdict::Pass;
     }
-    if !policy.scope.covers(ctx.netns_cookie()) {
-        count(Counter::Other(hook.hook(), Reason::OtherNetns));
-        return Verdict::Pass;
-    }
-    if in_range {
-        return refuse(hook, Reason::RedirectRange);
-    }
-    let socket = Socket {
-        protocol: Protocol::Udp,
-        owner: owner::of(ctx),
-        source,
-        device: ctx.device(),
-        caller: owner::caller(policy),
-    };
-    let flow = Outbound::new(socket, *dst);
-    let rule = decide_outbound(policy, &flow, &Maps);
-    count(Counter::Outbound(hook, rule));
-    match rule.action() {
-        Action::ToDns if ctx.device() != Interface::NONE => refuse(hook, Reason::BoundToDevice),
-        Action::ToDns => Verdict::Ask(*flow.dst()),
+    match outbound::judge(hook, ctx, policy, Protocol::Udp, source, dst) {
+        Judgement::Rule(Action::ToDns, _) if ctx.device() != Interface::NONE => {
+            refuse(hook, Reason::BoundToDevice)
+        }
+        Judgement::Rule(Action::ToDns, flow) => Verdict::Ask(*flow.dst()),
         // `ISTIO_REDIRECT` and `ISTIO_IN_REDIRECT` are for TCP.
-        Action::Pass | Action::ToOutbound | Action::ToInbound => Verdict::Pass,
+        Judgement::Rule(Action::Pass | Action::ToOutbound | Action::ToInbound, _)
+        | Judgement::LeftAlone => Verdict::Pass,
+        Judgement::Refused => Verdict::Refuse,
     }
 }
 

@@ -1,0 +1,51 @@
+//! The outbound decision, for whatever hook asks for it: facts in, the rule out and counted.
+
+use sidecar_ebpf_common::{
+    addr::OrigDst,
+    counter::{Counter, OutboundHook, Reason},
+    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
+    number::Rewritten,
+    policy::Policy,
+    rule::Action,
+};
+
+use crate::{count::count, ctx::SockAddr, maps::Maps, owner};
+
+pub(crate) enum Judgement {
+    /// What a rule says, and the facts.
+    Rule(Action, Outbound),
+    /// The socket belongs to another network namespace: the rules were not asked.
+    LeftAlone,
+    Refused,
+}
+
+#[inline(always)]
+pub(crate) fn judge(
+    hook: OutboundHook,
+    ctx: &SockAddr,
+    policy: &Policy,
+    protocol: Protocol,
+    source: Source,
+    dst: &OrigDst,
+) -> Judgement {
+    if !policy.scope.covers(ctx.netns_cookie()) {
+        count(Counter::Other(hook.hook(), Reason::OtherNetns));
+        return Judgement::LeftAlone;
+    }
+    // Otherwise one process could ride on a number that another one's connection was given.
+    if Rewritten::from_ip(dst.ip).is_some() {
+        count(Counter::Other(hook.hook(), Reason::RedirectRange));
+        return Judgement::Refused;
+    }
+    let socket = Socket {
+        protocol,
+        owner: owner::of(ctx),
+        source,
+        device: ctx.device(),
+        caller: owner::caller(policy),
+    };
+    let flow = Outbound::new(socket, *dst);
+    let rule = decide_outbound(policy, &flow, &Maps);
+    count(Counter::Outbound(hook, rule));
+    Judgement::Rule(rule.action(), flow)
+}

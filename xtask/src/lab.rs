@@ -1,0 +1,52 @@
+//! Programs of the lab: built with the loader they run, started in place of this process.
+
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    command::{as_root, host_cargo, line, run},
+    compile,
+    machine::Workspace,
+    setup::{self, Needs},
+    steps::step,
+};
+
+/// Makes sure of what the program needs, builds it, and becomes it.
+pub(crate) fn exec(
+    workspace: &Workspace,
+    needs: Needs,
+    program: &str,
+    args: &[String],
+) -> Result<ExitCode> {
+    let needs = Needs {
+        build: true,
+        pods: true,
+        ..needs
+    };
+    let ready = setup::run(workspace, needs)?;
+    let built = compile::everything(workspace, ready.bpf()?)?;
+
+    step(program);
+    let mut cargo = host_cargo();
+    cargo.args(["build", "--package", "sidecar-lab", "--release", "--bins"]);
+    compile::lock(workspace, &mut cargo);
+    run(&mut cargo)?;
+
+    // sudo drops the environment, so env comes after it.
+    let mut command = as_root("env");
+    let mut set = |name: &str, path: PathBuf| {
+        command.arg(format!("{name}={}", path.display()));
+    };
+    set("SIDECAR_LOADER", built.loader);
+    if let Some(envoy) = ready.envoy {
+        set("SIDECAR_ENVOY", envoy);
+    }
+    command
+        .arg(workspace.target.join("release").join(program))
+        .args(args);
+    eprintln!("$ {}", line(&command));
+    // In place of this process, so that Ctrl-C reaches the program alone and it can clean up.
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start: {}", line(&command)))
+}
