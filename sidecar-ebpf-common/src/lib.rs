@@ -6,7 +6,7 @@
 //! 2. [`policy`]: what the user asked for, as bytes in one map value; [`lists`] and [`interface`]
 //!    are parts of it;
 //! 3. [`rule`]: every rule, its number or name, its iptables twin, its action;
-//! 4. [`decide`]: facts in, rule out. Nothing else in the project decides;
+//! 4. [`facts`]: what the rules look at; [`decide`]: facts in, rule out. Nothing else in the project decides;
 //! 5. [`number`]: how a destination travels inside a loopback address;
 //! 6. [`counter`]: what is counted, and where in the counter map;
 //! 7. [`maps`]: names and capacities of the maps;
@@ -20,6 +20,7 @@
 pub mod addr;
 pub mod counter;
 pub mod decide;
+pub mod facts;
 pub mod interface;
 pub mod lists;
 pub mod maps;

@@ -9,9 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::{collection::vec, prelude::*, sample::select};
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    decide::{
-        Caller, Inbound, Outbound, Owner, Protocol, Socket, Source, decide_inbound, decide_outbound,
-    },
+    decide::{decide_inbound, decide_outbound},
+    facts::{Caller, Inbound, Outbound, Owner, Protocol, Socket, Source},
     interface::Interface,
     rule::{InboundRule, OutboundRule},
 };

@@ -4,7 +4,8 @@ mod support;
 
 use sidecar_ebpf_common::{
     addr::Port,
-    decide::{Caller, Inbound, Outbound, Owner, Socket, decide_inbound, decide_outbound},
+    decide::{decide_inbound, decide_outbound},
+    facts::{Caller, Inbound, Outbound, Owner, Socket},
     rule::{Action, InboundRule as In, OutboundRule as Out},
 };
 use support::{

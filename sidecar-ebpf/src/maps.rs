@@ -13,7 +13,7 @@ use aya_ebpf::{
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
-    decide::Tables,
+    facts::Tables,
     interface::{Interface, Route},
     lists::{PortGroup, PortLists},
     maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_skc_to_tcp_sock},
 };
 use sidecar_ebpf_common::{
-    decide::{Caller, Owner},
+    facts::{Caller, Owner},
     owner::CredentialOffsets,
     policy::{Policy, Switches},
 };

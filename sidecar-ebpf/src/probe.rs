@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_probe_read_kernel};
-use sidecar_ebpf_common::{decide::Owner, owner::CredentialOffsets};
+use sidecar_ebpf_common::{facts::Owner, owner::CredentialOffsets};
 
 /// socket → `struct socket` → `struct file` → `struct cred` → the file system's user and group.
 #[inline(always)]

@@ -12,7 +12,7 @@ use sidecar_ebpf_common::{
     LAYOUT_VERSION,
     addr::{Ip, Port, Prefix},
     counter::Hook,
-    decide::Tables,
+    facts::Tables,
     interface::{Interface, Route},
     lists::{PortGroup, PortLists},
     maps,

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
-    decide::{Caller, Inbound, Outbound, Owner, Protocol, Socket, Source, Tables},
+    facts::{Caller, Inbound, Outbound, Owner, Protocol, Socket, Source, Tables},
     interface::Interface,
     lists::{Groups, IdList, Interfaces, PortGroup, PortLists},
     policy::{Loopback, Policy, Scope, Settings, Surroundings, Switches},

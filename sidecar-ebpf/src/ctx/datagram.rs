@@ -6,7 +6,7 @@
 
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
-    decide::Source,
+    facts::Source,
 };
 
 use super::{IPPROTO_UDP, SockAddr, field, sock_addr::bound, words};

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
-    decide::Source,
+    facts::Source,
     interface::Interface,
 };
 

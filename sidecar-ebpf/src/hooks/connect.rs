@@ -3,7 +3,7 @@
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    decide::{Outbound, Protocol, Source},
+    facts::{Outbound, Protocol, Source},
     interface::Interface,
     number::{Number, Rewritten},
     policy::{Policy, Switches},

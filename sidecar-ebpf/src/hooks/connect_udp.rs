@@ -4,7 +4,7 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::{OutboundHook, Reason},
-    decide::Source,
+    facts::Source,
     policy::Policy,
 };
 

@@ -3,7 +3,8 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::{Counter, OutboundHook, Reason},
-    decide::{Outbound, Protocol, Socket, Source, decide_outbound},
+    decide::decide_outbound,
+    facts::{Outbound, Protocol, Socket, Source},
     number::Rewritten,
     policy::Policy,
     rule::Action,

@@ -10,7 +10,7 @@
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    decide::{Protocol, Source},
+    facts::{Protocol, Source},
     interface::Interface,
     number::Rewritten,
     policy::{Policy, Switches},

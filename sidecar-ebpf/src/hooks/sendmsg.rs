@@ -5,7 +5,7 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::OutboundHook,
-    decide::{Caller, Source},
+    facts::{Caller, Source},
     policy::Policy,
 };
 

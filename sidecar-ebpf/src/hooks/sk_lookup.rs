@@ -3,7 +3,8 @@
 use sidecar_ebpf_common::{
     addr::{Ip, Port},
     counter::{Counter, Hook, Reason},
-    decide::{Inbound, Tables as _, decide_inbound},
+    decide::decide_inbound,
+    facts::{Inbound, Tables as _},
     interface::Interface,
     maps::Listeners,
     number::Rewritten,

@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    decide::{Caller, Inbound, Owner, PASSTHROUGH_V6, Protocol, Socket, Source, Tables},
+    decide::PASSTHROUGH_V6,
+    facts::{Caller, Inbound, Owner, Protocol, Socket, Source, Tables},
     interface::Interface,
 };
 

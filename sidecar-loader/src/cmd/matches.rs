@@ -6,8 +6,8 @@ use std::{
     ops::RangeInclusive,
 };
 
-use sidecar_ebpf_common::decide::Owner;
-pub use sidecar_ebpf_common::decide::Protocol;
+use sidecar_ebpf_common::facts::Owner;
+pub use sidecar_ebpf_common::facts::Protocol;
 
 use crate::network::matches_name;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
-    decide::{Inbound, Outbound, Owner, Protocol, Socket, Tables},
+    facts::{Inbound, Outbound, Owner, Protocol, Socket, Tables},
     interface::Interface,
     lists::{Interfaces, PortGroup, PortLists},
     policy::{Policy, Scope, Surroundings, Switches},

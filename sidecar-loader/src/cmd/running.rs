@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
-    decide::Owner,
+    facts::Owner,
     interface::Interface,
     lists::PortLists,
     maps::DEFAULT_DESTINATIONS,

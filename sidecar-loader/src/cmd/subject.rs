@@ -4,7 +4,8 @@
 use anyhow::{Context as _, Result, bail};
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst},
-    decide::{self, Inbound, Outbound, Socket, Tables},
+    decide,
+    facts::{Inbound, Outbound, Socket, Tables},
     lists::MAX_INTERFACES,
     policy,
     rule::{InboundRule, OutboundRule},

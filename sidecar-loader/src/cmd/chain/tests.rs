@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use sidecar_ebpf_common::{decide::Owner, lists::Groups};
+use sidecar_ebpf_common::{facts::Owner, lists::Groups};
 
 use super::*;
 use crate::{

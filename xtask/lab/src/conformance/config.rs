@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
-use sidecar_ebpf_common::decide::Owner;
+use sidecar_ebpf_common::facts::Owner;
 use sidecar_loader::cmd::{self, Command, Job, chain};
 
 use super::{

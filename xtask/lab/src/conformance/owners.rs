@@ -1,6 +1,6 @@
 //! Who makes the socket of a probe: every way in which a process comes by its ids.
 
-use sidecar_ebpf_common::decide::Owner;
+use sidecar_ebpf_common::facts::Owner;
 
 /// What a prober does to its ids once, when it starts as root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
-    decide::{self, Caller, Inbound, Outbound, Protocol, Socket, Source},
+    decide,
+    facts::{Caller, Inbound, Outbound, Protocol, Socket, Source},
     interface::Interface,
     policy::Policy,
     rule::{Action, InboundRule},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, bail};
-use sidecar_ebpf_common::decide::Owner;
+use sidecar_ebpf_common::facts::Owner;
 
 use super::owners::{self, OwnerCase};
 

@@ -18,7 +18,7 @@ use crate::{
     pod::Pod,
 };
 use anyhow::{Context as _, Result};
-use sidecar_ebpf_common::decide::Owner;
+use sidecar_ebpf_common::facts::Owner;
 
 /// A pod with everything in it but rules.
 pub(crate) struct World {
