@@ -3,17 +3,20 @@
 use std::{
     ffi::OsStr,
     fs::File,
+    net::Ipv6Addr,
     panic,
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::run;
 
 const DIRECTORY: &str = "/run/netns";
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
@@ -57,6 +60,22 @@ pub fn ip_inside<A: AsRef<OsStr> + Send>(
     stdin: &str,
 ) -> Result<String> {
     inside(netns, || run("ip", args, stdin))?
+}
+
+/// Waits until the address is the namespace's own: the kernel adds the local route of an IPv6
+/// address a moment later, by a work queue (`addrconf_dad_work`, net/ipv6/addrconf.c).
+pub(crate) fn await_local(netns: &str, addr: Ipv6Addr) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let route = format!("local {addr} ");
+    let table = ["-6", "route", "show", "table", "local"];
+    while !ip_inside(&path(netns), table, "")?.contains(&route) {
+        ensure!(
+            Instant::now() < deadline,
+            "{addr} has got no local route in {netns}"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Runs a closure on a thread of its own inside a network namespace. Sockets made there stay in

@@ -247,6 +247,10 @@ impl Pod {
         if self.options.net1 {
             self.add_net1().context("adding the second interface")?;
         }
+        if self.options.ipv6 {
+            netns::await_local(&remote, REMOTE_IP6)?;
+            netns::await_local(pod, POD_IP6)?;
+        }
         Ok(())
     }
 
