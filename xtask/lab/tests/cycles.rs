@@ -30,7 +30,11 @@ const ATTACH_CYCLES: u32 = 10_000;
 const LOAD_CYCLES: u32 = 50;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What the allocator may keep, however many cycles there were.
-const MEMORY_SLACK_KIB: u64 = 4 * 1024;
+const ATTACH_SLACK_KIB: u64 = 4 * 1024;
+/// A load reads the kernel's type information, some 9 MiB; now and then a second buffer of that size
+/// stays with the allocator, after 200 loads as after 50. A leak of a map or of the object comes
+/// with each load.
+const LOAD_SLACK_KIB: u64 = 14 * 1024;
 
 fn load(pod: &Pod) -> Redirect {
     let cgroup = pod.cgroup();
@@ -164,7 +168,7 @@ async fn ten_thousand_cycles_leak_nothing() {
     };
     becomes(|| Left::of(&programs, &maps), loaded).await;
     becomes(Held::now, before).await;
-    assert_memory(memory, ATTACH_CYCLES);
+    assert_memory(memory, ATTACH_CYCLES, ATTACH_SLACK_KIB);
 }
 
 #[tokio::test]
@@ -189,7 +193,7 @@ async fn loading_again_and_again_leaks_nothing() {
     assert!(programs.len() >= LOAD_CYCLES as usize, "{programs:?}");
     becomes(|| Left::of(&programs, &maps), Left::default()).await;
     becomes(Held::now, before).await;
-    assert_memory(memory, LOAD_CYCLES);
+    assert_memory(memory, LOAD_CYCLES, LOAD_SLACK_KIB);
 }
 
 /// What is held, and resident, once the tasks that were ended have closed their sockets.
@@ -198,11 +202,11 @@ async fn at_rest() -> (Held, u64) {
     (Held::now(), resident_kib())
 }
 
-fn assert_memory(before: u64, cycles: u32) {
+fn assert_memory(before: u64, cycles: u32, slack: u64) {
     let grown = resident_kib().saturating_sub(before);
     println!("{grown} KiB more resident");
     assert!(
-        grown < MEMORY_SLACK_KIB,
+        grown < slack,
         "{grown} KiB more resident after {cycles} cycles"
     );
 }
