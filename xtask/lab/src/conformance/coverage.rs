@@ -7,7 +7,7 @@ use sidecar_ebpf_common::rule::{InboundRule, OutboundRule};
 
 use super::{
     config::Config,
-    knobs::{FEATURES, KNOBS},
+    knobs::KNOBS,
     predict::{self, Prediction},
     probe::Probe,
     rules::Family,
@@ -41,15 +41,12 @@ impl Coverage {
     pub(super) fn new() -> Self {
         let outbound = OutboundRule::ALL.iter().map(|rule| ("out", rule.label()));
         let inbound = InboundRule::ALL.iter().map(|rule| ("in", rule.label()));
-        let rules = outbound
-            .chain(inbound)
-            .filter(|(_, rule)| is_reachable(rule));
-        let knobs = KNOBS.iter().filter(|knob| knob.enabled);
+        let rules = outbound.chain(inbound);
         Self {
             rules: rules
                 .map(|(way, rule)| (way, rule, Hits::default()))
                 .collect(),
-            knobs: knobs.map(|knob| (knob.flag, 0)).collect(),
+            knobs: KNOBS.iter().map(|knob| (knob.flag, 0)).collect(),
             owners: BTreeMap::new(),
         }
     }
@@ -89,16 +86,5 @@ impl Coverage {
             .chain(knobs.map(|(flag, _)| format!("knob --{flag}")))
             .chain(owners.map(|case| format!("owner {}", case.name)))
             .collect()
-    }
-}
-
-fn is_reachable(rule: &str) -> bool {
-    match rule {
-        // Rules 3 and 4 take whatever it asks for: local traffic of the proxy's user and of others.
-        "6" => false,
-        "excluded-interface" | "inbound-excluded-interface" => FEATURES.interfaces,
-        "excluded-group" | "not-included-group" => FEATURES.groups,
-        "dns" => FEATURES.dns,
-        _ => true,
     }
 }

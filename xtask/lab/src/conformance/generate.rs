@@ -4,10 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     config::{Config, Flag, Resolved},
-    knobs::{
-        CAPTURE_ALL_DNS, DNS_SERVERS, EXCLUDED_GROUPS, FEATURES, INCLUDED_GROUPS, KNOBS, Knob,
-        REDIRECT_DNS,
-    },
+    knobs::{CAPTURE_ALL_DNS, DNS_SERVERS, EXCLUDED_GROUPS, INCLUDED_GROUPS, KNOBS, REDIRECT_DNS},
     map::{DEAD_PORTS, DNS_PORT, PORTS, PROXY_PORTS},
     owners::CASES,
     probe::{Kind, Probe},
@@ -23,7 +20,7 @@ pub(super) fn classics() -> Vec<Config> {
         "--istio-local-outbound-ports-exclude=15020 --istio-local-exclude-ports=15020,15021,15090"
             .to_owned(),
     ];
-    for knob in enabled() {
+    for knob in KNOBS {
         for value in knob.classic {
             let flag = Flag {
                 name: knob.flag.to_owned(),
@@ -38,13 +35,16 @@ pub(super) fn classics() -> Vec<Config> {
             texts.push(format!("{flag}{dual_stack}"));
         }
     }
-    if FEATURES.dns {
-        texts.extend([
-            "--redirect-dns --capture-all-dns --dual-stack".to_owned(),
-            "--redirect-dns --dns-servers=10.96.0.10,fd00:96::10 --dual-stack".to_owned(),
-            "--redirect-dns --dns-servers=10.96.0.10 --dual-stack".to_owned(),
-        ]);
-    }
+    texts.extend(
+        [
+            "--redirect-dns --capture-all-dns --dual-stack",
+            "--redirect-dns --dns-servers=10.96.0.10,fd00:96::10 --dual-stack",
+            "--redirect-dns --dns-servers=10.96.0.10 --dual-stack",
+            // Without a uid nothing stands before rule 6.
+            "--proxy-uid=, --proxy-gid=1337 --dual-stack",
+        ]
+        .map(str::to_owned),
+    );
     let parsed = texts
         .iter()
         .map(|text| text.parse().expect("one of the knobs above"));
@@ -53,15 +53,11 @@ pub(super) fn classics() -> Vec<Config> {
     configs
 }
 
-fn enabled() -> impl Iterator<Item = &'static Knob> {
-    KNOBS.iter().filter(|knob| knob.enabled)
-}
-
 /// A configuration that the loader accepts.
 pub(super) fn config(rng: &mut Rng) -> Config {
     loop {
         let mut config = Config::default();
-        for knob in enabled() {
+        for knob in KNOBS {
             let chance = match knob.flag {
                 "dual-stack" => 70,
                 // Without one of them there is no DNS capture to see.
@@ -177,7 +173,7 @@ impl Space {
             self.to(rng, if is_v6 { OUTSIDE6 } else { OUTSIDE4 })
         } else if choice < 75 {
             self.to(rng, if is_v6 { OWN6 } else { OWN4 })
-        } else if choice < 95 || !FEATURES.interfaces {
+        } else if choice < 95 {
             self.to_localhost(rng, is_v6)
         } else {
             let at = usize::from(is_v6);

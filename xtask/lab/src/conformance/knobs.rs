@@ -2,28 +2,10 @@
 
 use super::rng::Rng;
 
-/// What the loader and its rules can do. A knob or a destination that needs something else is
-/// left out, and so is its coverage.
-pub(super) struct Features {
-    pub dns: bool,
-    pub groups: bool,
-    pub interfaces: bool,
-    pub loopback: bool,
-}
-
-/// The one place to switch parts on.
-pub(super) const FEATURES: Features = Features {
-    dns: true,
-    groups: true,
-    interfaces: true,
-    loopback: true,
-};
-
 /// One setting.
 pub(super) struct Knob {
     /// The loader's long flag, without the dashes; [`DNS_SERVERS`] stands for a resolv.conf.
     pub flag: &'static str,
-    pub enabled: bool,
     /// Tried alone in a fixed configuration each; `None` is a flag without a value.
     pub classic: &'static [Option<&'static str>],
     random: Values,
@@ -101,14 +83,9 @@ const fn knob(
 ) -> Knob {
     Knob {
         flag,
-        enabled: true,
         classic,
         random,
     }
-}
-
-const fn knob_if(enabled: bool, knob: Knob) -> Knob {
-    Knob { enabled, ..knob }
 }
 
 /// Every knob.
@@ -175,45 +152,30 @@ pub(super) const KNOBS: &[Knob] = &[
         Values::Some(PORTS, 4),
     ),
     knob("dual-stack", &[None], Values::Switch),
-    knob_if(FEATURES.dns, knob(REDIRECT_DNS, &[None], Values::Switch)),
-    knob_if(FEATURES.dns, knob(CAPTURE_ALL_DNS, &[], Values::Switch)),
-    knob_if(
-        FEATURES.dns,
-        knob(DNS_SERVERS, &[], Values::Some(SERVERS, 4)),
+    knob(REDIRECT_DNS, &[None], Values::Switch),
+    knob(CAPTURE_ALL_DNS, &[], Values::Switch),
+    knob(DNS_SERVERS, &[], Values::Some(SERVERS, 4)),
+    knob("drop-invalid", &[None], Values::Switch),
+    knob(
+        INCLUDED_GROUPS,
+        &[Some("888,1000"), Some("")],
+        Values::Either(&["*", ""], GROUPS, 4),
     ),
-    knob_if(FEATURES.dns, knob("drop-invalid", &[None], Values::Switch)),
-    knob_if(
-        FEATURES.groups,
-        knob(
-            INCLUDED_GROUPS,
-            &[Some("888,1000"), Some("")],
-            Values::Either(&["*", ""], GROUPS, 4),
-        ),
+    knob(EXCLUDED_GROUPS, &[Some("888")], Values::Some(GROUPS, 3)),
+    knob(
+        "istio-exclude-interfaces",
+        &[Some("net1"), Some("eth0")],
+        Values::OneOf(&["net1", "eth0", "net1,nothing0", "lo", "net+", "eth0,net1"]),
     ),
-    knob_if(
-        FEATURES.groups,
-        knob(EXCLUDED_GROUPS, &[Some("888")], Values::Some(GROUPS, 3)),
-    ),
-    knob_if(
-        FEATURES.interfaces,
-        knob(
-            "istio-exclude-interfaces",
-            &[Some("net1"), Some("eth0")],
-            Values::OneOf(&["net1", "eth0", "net1,nothing0", "lo", "net+", "eth0,net1"]),
-        ),
-    ),
-    knob_if(
-        FEATURES.loopback,
-        knob(
-            "outbound-ipv4-loopback-cidr",
-            &[Some("127.0.0.0/8")],
-            Values::OneOf(&[
-                "127.0.0.0/8",
-                "127.0.0.1/32",
-                "127.0.0.8/29",
-                "127.0.0.0/24",
-            ]),
-        ),
+    knob(
+        "outbound-ipv4-loopback-cidr",
+        &[Some("127.0.0.0/8")],
+        Values::OneOf(&[
+            "127.0.0.0/8",
+            "127.0.0.1/32",
+            "127.0.0.8/29",
+            "127.0.0.0/24",
+        ]),
     ),
 ];
 
