@@ -20,8 +20,8 @@ use crate::{ctx::SockAddr, probe};
 #[unsafe(no_mangle)]
 static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
 
-/// The owner of the socket that connects or sends. Without type information the real user and group of the
-/// task. A socket of the kernel itself has no file and is nobody's.
+/// The owner of the socket that connects or sends. Without type information the real user and group
+/// of the task. A socket of the kernel itself has no file and is nobody's.
 #[inline(always)]
 pub(crate) fn of(ctx: &SockAddr) -> Owner {
     // SAFETY: an aligned static; volatile, because the loader replaces the value.

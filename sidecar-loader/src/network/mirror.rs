@@ -14,6 +14,7 @@ use rtnetlink::{
 };
 use sidecar_ebpf_common::{
     addr::{Ip, Prefix},
+    decide::PASSTHROUGH_V6,
     interface::{Interface, Route},
     maps::MAX_ROUTES,
 };
@@ -224,7 +225,7 @@ impl View {
             (route.interface == Interface::LO || !route.source.is_unspecified())
                 && route.source != usual
                 && !prefix.ip.is_loopback()
-                && prefix.ip != sidecar_ebpf_common::decide::PASSTHROUGH_V6
+                && prefix.ip != PASSTHROUGH_V6
                 && !is_link_local(prefix)
         })
     }
