@@ -29,6 +29,7 @@
 
 mod addr;
 pub mod agent;
+pub mod bench;
 mod cgroup;
 mod cleanup;
 pub mod conformance;
