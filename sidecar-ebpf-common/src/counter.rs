@@ -144,7 +144,7 @@ impl Reason {
             Recvmsg6, Sendmsg4, Sendmsg6, SkLookup, SockOps,
         };
         match self {
-            Self::OtherNetns => &[Connect4, Connect6, Sendmsg4, Sendmsg6, SockOps],
+            Self::OtherNetns => &[Bind4, Bind6, Connect4, Connect6, Sendmsg4, Sendmsg6],
             Self::TableFull | Self::BoundToDevice => &[Connect4, Connect6, Sendmsg4, Sendmsg6],
             Self::RedirectRange => &[
                 Bind4, Bind6, Connect4, Connect6, Sendmsg4, Sendmsg6, SkLookup,

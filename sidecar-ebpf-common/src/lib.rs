@@ -10,7 +10,8 @@
 //! 5. [`number`]: how a destination travels inside a loopback address;
 //! 6. [`counter`]: what is counted, and where in the counter map;
 //! 7. [`maps`]: names and capacities of the maps;
-//! 8. [`owner`]: where the kernel keeps the owner of a socket.
+//! 8. [`listen`]: what the programs tell of the proxy's listening sockets;
+//! 9. [`owner`]: where the kernel keeps the owner of a socket.
 //!
 //! Every type that lies in a map is `repr(C)` without implicit padding, and its size is asserted
 //! beside it. Multi-byte addresses are in network byte order, ports in host byte order.
@@ -22,6 +23,7 @@ pub mod counter;
 pub mod decide;
 pub mod facts;
 pub mod interface;
+pub mod listen;
 pub mod lists;
 pub mod maps;
 pub mod number;

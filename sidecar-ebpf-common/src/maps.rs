@@ -24,15 +24,22 @@ pub const NUMBERS: &str = "NUMBERS";
 pub const DESTINATIONS: &str = "DESTINATIONS";
 /// Array, 1 × u64: how many numbers have been handed out.
 pub const HANDED_OUT: &str = "HANDED_OUT";
-/// Sockmap of the proxy's listening sockets, see [`Listeners`].
+/// Sockmap of the proxy's listening sockets, see [`Listeners`]. A look from user space tells a
+/// socket's cookie.
 pub const LISTENERS: &str = "LISTENERS";
 /// Array, [`Listeners::index`] → 1 if the proxy has a listening socket that no slot takes.
 pub const UNREGISTERED: &str = "UNREGISTERED";
+/// Ring buffer of [`Event`](crate::listen::Event).
+pub const EVENTS: &str = "EVENTS";
+/// Array, 1 × u32: 1 if the loader wants to be told of a connection for which there is no listener.
+pub const ASLEEP: &str = "ASLEEP";
 /// Per-CPU array of u64, see [`counter`](crate::counter).
 pub const COUNTERS: &str = "COUNTERS";
 
 /// Global of the programs: [`CredentialOffsets`](crate::owner::CredentialOffsets).
 pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
+/// Global of the programs: [`ProxyPorts`](crate::listen::ProxyPorts).
+pub const PROXY_PORTS: &str = "PROXY_PORTS";
 /// Global of the programs: u32, 1 if DNS may be captured.
 pub const DNS_CAPTURE: &str = "DNS_CAPTURE";
 /// Global of the programs, u32: 1 if interfaces may be excluded, so that it matters where a packet

@@ -4,6 +4,7 @@
 use crate::{
     addr::{Ip, OrigDst},
     interface::{Interface, Route},
+    listen::ProxyPorts,
     lists::PortGroup,
     number::{Destination, Number},
     owner::CredentialOffsets,
@@ -27,5 +28,6 @@ plain!(
     PortGroup,
     Interface,
     Route,
-    CredentialOffsets
+    CredentialOffsets,
+    ProxyPorts
 );

@@ -1,21 +1,42 @@
 //! The proxy's listening sockets: entered by `sock_ops`, used by `sk_lookup`.
-#![expect(unsafe_code, reason = "a looked-up socket must be released by hand")]
+#![expect(
+    unsafe_code,
+    reason = "a looked-up socket must be released by hand, and so is the map defined"
+)]
+
+use core::cell::UnsafeCell;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::bpf_sock,
+    bindings::{bpf_map_def, bpf_map_type::BPF_MAP_TYPE_SOCKMAP, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release, bpf_sock_map_update},
-    macros::map,
-    maps::SockMap,
     programs::{SkLookupContext, SockOpsContext},
 };
 use sidecar_ebpf_common::{addr::Ip, maps::Listeners};
 
 use crate::ctx::{self, AF_INET6};
 
-#[map]
-static LISTENERS: SockMap =
-    SockMap::with_max_entries(Listeners::SLOTS * Listeners::ALL.len() as u32, 0);
+/// Values have eight bytes, so that user space may look: it is told the socket's cookie
+/// (`sock_map_lookup_sys`, net/core/sock_map.c; Linux 5.6).
+#[unsafe(link_section = "maps")]
+#[unsafe(export_name = "LISTENERS")]
+static LISTENERS: CookieMap = CookieMap(UnsafeCell::new(bpf_map_def {
+    type_: BPF_MAP_TYPE_SOCKMAP,
+    key_size: size_of::<u32>() as u32,
+    value_size: size_of::<u64>() as u32,
+    max_entries: Listeners::SLOTS * Listeners::ALL.len() as u32,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+}));
+
+/// aya's socket maps have values of four bytes. In a cell as aya's are, or else it would come into
+/// another section of the same name.
+#[repr(transparent)]
+struct CookieMap(UnsafeCell<bpf_map_def>);
+
+// SAFETY: a definition for the loader; the programs use nothing but its address.
+unsafe impl Sync for CookieMap {}
 
 const BPF_NOEXIST: u64 = 1;
 /// -EEXIST.

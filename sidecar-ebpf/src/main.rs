@@ -9,6 +9,7 @@ mod atomic;
 mod count;
 mod ctx;
 mod destinations;
+mod events;
 mod hooks;
 mod license;
 mod listeners;

@@ -1,63 +1,46 @@
 //! Finds the proxy's sockets that listen already and registers them, as `sock_ops` does with those
-//! that come later.
+//! that come while it is attached.
 //!
 //! `sock_ops` fills each port's slots from the first on; what is found here goes to the last ones.
-//! A socket may then have two slots, which does no harm: both empty when it closes.
+//! A socket that starts to listen meanwhile may then have two slots, which does no harm: both empty
+//! when it closes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::{BufRead as _, BufReader},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use procfs::{
-    FromReadSI, current_system_info,
+    FromBufReadSI as _, current_system_info,
     net::{TcpNetEntries, TcpState},
     process::{FDTarget, Process},
 };
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::{
+    net::sockopt::socket_cookie,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
 use sidecar_ebpf_common::{
     addr::Port,
     counter::{Counter, Hook, Reason},
+    listen::ProxyPorts,
     maps::Listeners,
 };
 
 use crate::{cgroup::Cgroup, netns::Netns, snapshot::Snapshot, tables::Tables};
 
-/// The proxy's ports, each with the slots its listeners go to.
-#[derive(Clone, Copy, Debug)]
-pub struct ProxyPorts {
-    pub outbound: Port,
-    pub inbound: Port,
-    pub dns: Port,
-}
-
-impl ProxyPorts {
-    fn listeners(self, port: u16) -> Option<Listeners> {
-        if port == self.outbound.0 {
-            Some(Listeners::Outbound)
-        } else if port == self.inbound.0 {
-            Some(Listeners::Inbound)
-        } else if port == self.dns.0 {
-            Some(Listeners::Dns)
-        } else {
-            None
-        }
-    }
-}
-
 /// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.
-/// Returns how many sockets were registered.
 pub fn register_existing(
     tables: &mut Tables,
     ports: ProxyPorts,
     netns: &Netns,
     cgroup: &Cgroup,
-) -> Result<u32> {
+) -> Result<Found> {
     let mut wanted = listening(ports, netns)?;
-    let mut registered = Registered::default();
+    let mut registry = Registry::open(tables)?;
     for pid in cgroup.processes() {
         if wanted.is_empty() {
             break;
@@ -66,7 +49,7 @@ pub fn register_existing(
             let Some(listeners) = wanted.remove(&inode) else {
                 continue;
             };
-            match duplicate(pid, fd).and_then(|socket| registered.add(tables, listeners, &socket)) {
+            match duplicate(pid, fd).and_then(|socket| registry.add(listeners, &socket)) {
                 Ok(()) => {}
                 Err(error) => log::warn!(
                     "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
@@ -74,7 +57,7 @@ pub fn register_existing(
             }
         }
     }
-    Ok(registered.0.iter().sum())
+    Ok(registry.found)
 }
 
 /// Inodes of the sockets that listen on the proxy's ports in the namespace.
@@ -85,11 +68,20 @@ fn listening(ports: ProxyPorts, netns: &Netns) -> Result<BTreeMap<u64, Listeners
         for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
             // A kernel without IPv6 has no tcp6.
             let Ok(file) = File::open(path) else { continue };
-            let entries = TcpNetEntries::from_read(file, current_system_info())
-                .with_context(|| format!("reading {path}"))?;
+            // Those that listen come first (`tcp_seek_last_pos`, net/ipv4/tcp_ipv4.c); behind them
+            // may be hundreds of thousands of connections.
+            let lines = BufReader::new(file).lines().map_while(Result::ok);
+            let first: Vec<_> = lines
+                .enumerate()
+                .take_while(|(number, line)| *number == 0 || is_of_listener(line))
+                .map(|(_, line)| line + "\n")
+                .collect();
+            let entries =
+                TcpNetEntries::from_buf_read(first.concat().as_bytes(), current_system_info())
+                    .with_context(|| format!("reading {path}"))?;
             for entry in entries.0 {
                 if entry.state == TcpState::Listen
-                    && let Some(listeners) = ports.listeners(entry.local_address.port())
+                    && let Some(listeners) = ports.listeners(Port(entry.local_address.port()))
                 {
                     found.insert(entry.inode, listeners);
                 }
@@ -121,22 +113,62 @@ fn duplicate(pid: u32, fd: i32) -> Result<OwnedFd> {
     pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).context("pidfd_getfd")
 }
 
-/// How many sockets have been registered for each port.
-#[derive(Default)]
-struct Registered([u32; Listeners::ALL.len()]);
+/// A line of /proc/net/tcp: number, addresses, state.
+fn is_of_listener(line: &str) -> bool {
+    line.split_whitespace().nth(3) == Some("0A")
+}
 
-impl Registered {
-    fn add(&mut self, tables: &mut Tables, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
-        let count = &mut self.0[listeners.index() as usize];
-        if *count == Listeners::SLOTS {
+/// What a search has led to.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Found {
+    /// Sockets that are registered now and were not before.
+    pub registered: u32,
+    /// Sockets for which there was no slot.
+    pub without_slot: u32,
+}
+
+/// The listener map while sockets are entered.
+struct Registry<'a> {
+    tables: &'a mut Tables,
+    /// The cookies of the sockets that are in it.
+    known: BTreeSet<u64>,
+    found: Found,
+}
+
+impl<'a> Registry<'a> {
+    fn open(tables: &'a mut Tables) -> Result<Self> {
+        let known = tables.registered()?;
+        Ok(Self {
+            tables,
+            known,
+            found: Found::default(),
+        })
+    }
+
+    fn add(&mut self, listeners: Listeners, socket: &OwnedFd) -> Result<()> {
+        let cookie = socket_cookie(socket).context("asking for its cookie")?;
+        if !self.known.insert(cookie) {
             return Ok(());
         }
-        let slot = listeners.first_slot() + Listeners::SLOTS - 1 - *count;
-        if let Err(error) = tables.set_listener(slot, socket) {
-            tables.set_unregistered(listeners)?;
-            return Err(error).context("a sockmap does not take it; is it MPTCP?");
+        for slot in (0..Listeners::SLOTS).rev() {
+            match self
+                .tables
+                .set_listener(listeners.first_slot() + slot, socket)
+            {
+                Ok(true) => {
+                    self.found.registered += 1;
+                    return Ok(());
+                }
+                Ok(false) => {}
+                // It was said when it was found first.
+                Err(_) if self.tables.has_unregistered(listeners)? => return Ok(()),
+                Err(error) => {
+                    self.tables.set_unregistered(listeners)?;
+                    return Err(error).context("a sockmap does not take it; is it MPTCP?");
+                }
+            }
         }
-        *count += 1;
+        self.found.without_slot += 1;
         Ok(())
     }
 }
@@ -144,8 +176,12 @@ impl Registered {
 /// When the proxy's listening sockets are looked for again.
 #[derive(Default)]
 pub struct Search {
-    /// Connections refused so far because no registered socket was left.
+    /// Connections refused until the last search because no registered socket was left.
     refused: u64,
+    /// Sockets that found no slot until the last search …
+    slots_full: u64,
+    /// … or in it.
+    some_without_slot: bool,
     last: Option<Instant>,
 }
 
@@ -155,18 +191,28 @@ impl Search {
     const AFTER_REFUSAL: Duration = Duration::from_secs(1);
     const WITHOUT_SLOT: Duration = Duration::from_secs(2);
 
-    pub fn is_due(&mut self, counters: &Snapshot) -> bool {
-        let refused = counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener));
-        let without_slot = counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull)) > 0;
+    pub fn is_due(&self, counters: &Snapshot) -> bool {
+        let without_slot = self.some_without_slot || slots_full(counters) > self.slots_full;
         let waited = |pause| self.last.is_none_or(|last| last.elapsed() >= pause);
-        let due = refused > self.refused && waited(Self::AFTER_REFUSAL)
-            || without_slot && waited(Self::WITHOUT_SLOT);
-        if due {
-            *self = Self {
-                refused,
-                last: Some(Instant::now()),
-            };
-        }
-        due
+        refused(counters) > self.refused && waited(Self::AFTER_REFUSAL)
+            || without_slot && waited(Self::WITHOUT_SLOT)
     }
+
+    /// With the counters as they were before.
+    pub fn is_done(&mut self, counters: &Snapshot, found: Found) {
+        *self = Self {
+            refused: refused(counters),
+            slots_full: slots_full(counters),
+            some_without_slot: found.without_slot > 0,
+            last: Some(Instant::now()),
+        };
+    }
+}
+
+fn refused(counters: &Snapshot) -> u64 {
+    counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener))
+}
+
+fn slots_full(counters: &Snapshot) -> u64 {
+    counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull))
 }

@@ -14,10 +14,11 @@ use aya::{
         sk_lookup::SkLookupLink, sock_ops::SockOpsLink,
     },
 };
-use sidecar_ebpf_common::{counter::Hook, maps};
+use sidecar_ebpf_common::{counter::Hook, listen::ProxyPorts, maps};
 
 use crate::{
     cgroup::Cgroup,
+    events::Events,
     netns::Netns,
     object::OBJECT,
     owner::Source,
@@ -104,20 +105,22 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads into the kernel what will be attached; nothing is yet.
+    /// Loads into the kernel what will be attached; nothing is yet. Within a tokio runtime.
     ///
     /// `reads_ingress`: the policy may ask by which interface a connection comes in.
     pub fn load(
         destinations: u32,
+        ports: ProxyPorts,
         owner: Source,
         dns: DnsHooks,
         reads_ingress: bool,
-    ) -> Result<(Self, Tables)> {
+    ) -> Result<(Self, Tables, Events)> {
         let captures_dns = u32::from(dns != DnsHooks::Off);
         let mut ebpf = EbpfLoader::new()
             .override_global(maps::READS_INGRESS, &u32::from(reads_ingress), true)
             .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
             .override_global(maps::DNS_CAPTURE, &captures_dns, true)
+            .override_global(maps::PROXY_PORTS, &ports, true)
             .map_max_entries(maps::NUMBERS, destinations)
             .map_max_entries(maps::DESTINATIONS, destinations)
             .map_max_entries(LOG_MAP, LOG_BYTES)
@@ -140,6 +143,7 @@ impl Programs {
             }
         }
         let tables = Tables::take(&mut ebpf, destinations)?;
+        let events = Events::take(&mut ebpf)?;
         Ok((
             Self {
                 links: Vec::new(),
@@ -147,6 +151,7 @@ impl Programs {
                 attached: Arc::default(),
             },
             tables,
+            events,
         ))
     }
 
@@ -163,6 +168,13 @@ impl Programs {
         let link = self.link_to_cgroup(hook, spec(hook).program, cgroup)?;
         self.links.push(link);
         lock(&self.attached).push(hook);
+        Ok(())
+    }
+
+    /// Attaches to one more cgroup.
+    pub fn attach_also(&mut self, hook: Hook, cgroup: &Cgroup) -> Result<()> {
+        let link = self.link_to_cgroup(hook, spec(hook).program, cgroup)?;
+        self.links.push(link);
         Ok(())
     }
 
@@ -217,6 +229,13 @@ impl Programs {
     pub fn detach(&mut self) {
         lock(&self.attached).clear();
         while self.links.pop().is_some() {}
+    }
+
+    /// Detaches the program that registers listening sockets.
+    pub fn detach_sock_ops(&mut self) {
+        lock(&self.attached).retain(|&hook| hook != Hook::SockOps);
+        self.links
+            .retain(|link| !matches!(link, HeldLink::SockOps(_)));
     }
 
     /// Detaches what was attached to a network namespace.

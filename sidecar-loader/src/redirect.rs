@@ -1,24 +1,33 @@
 //! One pod's redirect: programs, tables and routes, put in place and taken away together.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 use sidecar_ebpf_common::{
     counter::Hook,
+    listen::ProxyPorts,
+    maps::Listeners,
     policy::{Policy, ProxyCgroup, Scope, Settings, Surroundings, Switches},
 };
+use tokio::time::sleep_until;
 
 use crate::{
     cgroup::Cgroup,
-    config::{Config, DNS_PORT, Dns},
+    config::{Config, DNS_PORT, Dns, Inbound},
     dns::Capture,
-    listeners::{self, ProxyPorts, Search},
+    events::Events,
+    listeners::{self, Search},
     netns::Netns,
     owner::Source,
     pod::Pod,
     program::{DNS, DnsHooks, Programs},
     snapshot::Snapshot,
     tables::{Tables, lock},
+    watch::Watch,
 };
 
 /// Whose sockets are redirected, and where the proxy's are.
@@ -59,6 +68,9 @@ pub struct Redirect {
     programs: Programs,
     tables: Arc<Mutex<Tables>>,
     pod: Option<Pod>,
+    ports: ProxyPorts,
+    events: Events,
+    watch: Watch,
     search: Search,
     owner: Source,
     proxy_cgroup: Option<ProxyCgroup>,
@@ -71,15 +83,22 @@ pub struct Redirect {
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
 /// redirected that nothing could answer for.
 const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
-const APPLICATION: [Hook; 4] = [
-    Hook::Bind4,
-    Hook::Bind6,
-    Hook::Getpeername4,
-    Hook::Getpeername6,
-];
+const APPLICATION: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
+/// The hooks that tell of sockets that may listen. They come first: of a socket that has bound
+/// before, only a search tells.
+const BIND: [Hook; 2] = [Hook::Bind4, Hook::Bind6];
+
+/// What a redirect waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The pod's addresses or routes may have changed.
+    Network,
+    /// The proxy may listen with other sockets soon, or is done with it.
+    Listeners,
+}
 
 impl Redirect {
-    /// Loads the programs and fills the tables. Nothing is attached yet.
+    /// Loads the programs and fills the tables, within a tokio runtime. Nothing is attached yet.
     /// While the pod's namespace is not known, sockets of every namespace are redirected but those
     /// of the one with the cookie `spared`; 0 spares none.
     pub fn load(config: Config, cgroups: Cgroups, spared: u64) -> Result<Self> {
@@ -91,8 +110,13 @@ impl Redirect {
         };
         let proxy_cgroup = cgroups.proxy_within_pod()?;
         let reads_ingress = !config.excluded_interfaces.is_empty();
-        let (programs, mut tables) =
-            Programs::load(config.destinations, owner, dns, reads_ingress)?;
+        let ports = ProxyPorts {
+            outbound: config.outbound_port,
+            inbound: config.inbound_port,
+            dns: DNS_PORT,
+        };
+        let (programs, mut tables, events) =
+            Programs::load(config.destinations, ports, owner, dns, reads_ingress)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
         Ok(Self {
@@ -101,6 +125,9 @@ impl Redirect {
             programs,
             tables: Arc::new(Mutex::new(tables)),
             pod: None,
+            ports,
+            events,
+            watch: Watch::new(),
             search: Search::default(),
             owner,
             proxy_cgroup,
@@ -114,8 +141,8 @@ impl Redirect {
     /// before inbound traffic is captured, so that no connection is refused meanwhile.
     pub async fn attach(&mut self, netns: Netns) -> Result<()> {
         self.enter(netns).await?;
-        self.attach_all(&[Hook::SockOps], Side::Proxy)?;
-        self.register_existing()?;
+        self.attach_bind()?;
+        self.wake()?;
         self.capture_inbound()?;
         self.attach_all(&[Hook::Getsockopt], Side::Proxy)?;
         self.attach_outbound()
@@ -124,8 +151,19 @@ impl Redirect {
     /// Attaches to a cgroup without processes: outbound applies at once.
     pub fn attach_waiting(&mut self) -> Result<()> {
         self.wait_for_pod()?;
-        self.attach_all(&[Hook::SockOps, Hook::Getsockopt], Side::Proxy)?;
+        self.attach_bind()?;
+        self.wake()?;
+        self.attach_all(&[Hook::Getsockopt], Side::Proxy)?;
         self.attach_outbound()
+    }
+
+    fn attach_bind(&mut self) -> Result<()> {
+        self.attach_all(&BIND, Side::Pod)?;
+        let Some(proxy) = self.cgroups.proxy_outside_pod() else {
+            return Ok(());
+        };
+        BIND.iter()
+            .try_for_each(|&hook| self.programs.attach_also(hook, proxy))
     }
 
     fn attach_outbound(&mut self) -> Result<()> {
@@ -155,7 +193,7 @@ impl Redirect {
     async fn start_pod(&mut self, netns: Netns) -> Result<()> {
         self.enter(netns).await?;
         self.capture_inbound()?;
-        self.register_existing()
+        self.wake()
     }
 
     /// Takes everything out of the pod's namespace that is there.
@@ -201,11 +239,31 @@ impl Redirect {
         Arc::clone(&self.tables)
     }
 
-    /// Waits until the pod's addresses or routes may have changed.
-    pub async fn changed(&mut self) {
-        match &mut self.pod {
-            Some(pod) => pod.changed().await,
-            None => std::future::pending().await,
+    /// Waits until there is something to follow.
+    pub async fn changed(&mut self) -> Change {
+        let network = async {
+            match &mut self.pod {
+                Some(pod) => pod.changed().await,
+                None => pending().await,
+            }
+        };
+        let settled = async {
+            match self.watch.deadline() {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = network => Change::Network,
+            () = self.events.arrived() => Change::Listeners,
+            () = settled => Change::Listeners,
+        }
+    }
+
+    pub async fn follow(&mut self, change: Change) {
+        match change {
+            Change::Network => self.refresh().await,
+            Change::Listeners => self.follow_listeners(),
         }
     }
 
@@ -219,6 +277,7 @@ impl Redirect {
 
     /// Does what may have been missed: a refresh that failed, listeners that are not registered.
     pub async fn catch_up(&mut self) {
+        self.follow_listeners();
         let Some(pod) = &self.pod else { return };
         if self.is_stale || pod.has_other_dns_servers(&self.config, &self.cgroups.pod) {
             self.refresh().await;
@@ -228,20 +287,84 @@ impl Redirect {
         }
     }
 
-    /// Registers the proxy's sockets anew if some may be missing.
+    /// Wakes if a listener may be missing, and registers the proxy's sockets anew if one is.
     fn look_for_listeners(&mut self) -> Result<()> {
-        let counters = lock(&self.tables).counters()?;
-        if self.search.is_due(&Snapshot::new(counters)) {
+        let counters = Snapshot::new(lock(&self.tables).counters()?);
+        let is_due = self.search.is_due(&counters) || self.watch.is_unsearched();
+        if self.watch.must_wake() || self.watch.is_asleep() && !self.has_all_listeners()? {
+            self.wake()
+        } else if is_due {
             self.register_existing()
         } else {
             Ok(())
         }
     }
 
+    fn follow_listeners(&mut self) {
+        if let Err(error) = self.try_follow_listeners() {
+            log::warn!("{error:#}");
+        }
+    }
+
+    fn try_follow_listeners(&mut self) -> Result<()> {
+        let events = self.events.drain();
+        self.watch.note(&events, Instant::now());
+        if self.watch.must_wake() {
+            self.wake()?;
+        }
+        if self.may_sleep()? {
+            // In this order: a connection that finds no listener from now on wakes.
+            lock(&self.tables).set_asleep(true)?;
+            self.programs.detach_sock_ops();
+            self.watch.sleep();
+            log::debug!("the proxy's sockets listen: sock_ops is detached");
+        }
+        Ok(())
+    }
+
+    /// Attaches `sock_ops`, and registers what has begun to listen before.
+    fn wake(&mut self) -> Result<()> {
+        lock(&self.tables).set_asleep(false)?;
+        if !self.watch.is_awake() {
+            self.attach_all(&[Hook::SockOps], Side::Proxy)?;
+            log::debug!("the proxy may begin to listen: sock_ops is attached");
+        }
+        self.watch.wake(Instant::now());
+        self.register_existing()
+    }
+
+    /// Whether everything listens that is expected to, and has for a while.
+    fn may_sleep(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        if self.pod.is_none() || !self.watch.is_settled(now) {
+            return Ok(false);
+        }
+        let registered = lock(&self.tables).registered()?;
+        Ok(self.watch.may_sleep(&registered, now) && self.has_all_listeners()?)
+    }
+
+    /// Whether the proxy listens wherever connections are redirected to. As long as it does not,
+    /// they are refused, so it does not matter what they cost.
+    fn has_all_listeners(&self) -> Result<bool> {
+        let expected = [
+            (Listeners::Outbound, true),
+            (Listeners::Inbound, self.config.inbound != Inbound::Off),
+            (Listeners::Dns, self.config.dns != Dns::Off),
+        ];
+        let tables = lock(&self.tables);
+        for (listeners, _) in expected.iter().filter(|(_, is_expected)| *is_expected) {
+            if !tables.has_listener(*listeners)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Detaches everything and removes the routes. The programs stay loaded, and can be attached
     /// again.
     pub async fn detach(&mut self) -> Result<()> {
         self.programs.detach();
+        self.watch.turn_off();
         match self.pod.take() {
             Some(pod) => pod.leave().await,
             None => Ok(()),
@@ -302,22 +425,23 @@ impl Redirect {
         }
     }
 
-    fn register_existing(&self) -> Result<()> {
+    fn register_existing(&mut self) -> Result<()> {
         let Some(pod) = &self.pod else { return Ok(()) };
-        let ports = ProxyPorts {
-            outbound: self.config.outbound_port,
-            inbound: self.config.inbound_port,
-            dns: DNS_PORT,
-        };
+        let counters = Snapshot::new(lock(&self.tables).counters()?);
         let found = listeners::register_existing(
             &mut lock(&self.tables),
-            ports,
+            self.ports,
             &pod.netns,
             self.cgroups.proxy(),
         )
         .context("looking for the proxy's listening sockets")?;
-        if found > 0 {
-            log::info!("found {found} sockets on which the proxy listens already");
+        self.search.is_done(&counters, found);
+        self.watch.searched();
+        if found.registered > 0 {
+            log::info!(
+                "found {} sockets on which the proxy listens already",
+                found.registered
+            );
         }
         Ok(())
     }

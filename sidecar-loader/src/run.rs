@@ -26,7 +26,7 @@ use crate::{
     output::{self, Output, PodFound, Reader, Ready},
     owner, privilege,
     program::Programs,
-    redirect::{Cgroups, Redirect},
+    redirect::{Cgroups, Change, Redirect},
     snapshot::Snapshot,
     tables::{Tables, lock},
 };
@@ -145,14 +145,14 @@ impl Session {
             // Waiting can be given up for another event; what follows from one is done to its end.
             let event = tokio::select! {
                 () = stop.requested() => Event::Stop,
-                () = redirect.changed() => Event::NetworkChanged,
+                change = redirect.changed() => Event::Changed(change),
                 () = &mut look => Event::Look,
                 _ = show.tick() => Event::Show,
             };
             let reader = match event {
                 Event::Stop => return Ok(()),
-                Event::NetworkChanged => {
-                    redirect.refresh().await;
+                Event::Changed(change) => {
+                    redirect.follow(change).await;
                     Reader::Present
                 }
                 Event::Look => {
@@ -230,7 +230,7 @@ impl Session {
 /// What the session waits for.
 enum Event {
     Stop,
-    NetworkChanged,
+    Changed(Change),
     Look,
     Show,
 }

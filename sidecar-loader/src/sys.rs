@@ -1,10 +1,13 @@
-//! System calls that no library wraps.
-#![expect(unsafe_code, reason = "raw system calls")]
+//! System calls that no library wraps, or not safely.
+#![expect(unsafe_code, reason = "raw system calls and descriptors")]
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd},
 };
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// The cookie of the network namespace a socket belongs to (`SO_NETNS_COOKIE`, Linux 5.14).
 pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
@@ -37,6 +40,73 @@ pub(crate) fn owning_userns(namespace: impl AsFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor is new and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A ring buffer that can be waited for, within a tokio runtime.
+pub(crate) fn wait_for_ring(ring: RingBuf<MapData>) -> io::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring buffer owns its map's descriptor, and never replaces it.
+    let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}
+
+/// A map of sockets (`BPF_MAP_TYPE_SOCKMAP` with values of eight bytes): the member of
+/// `union bpf_attr` for elements (include/uapi/linux/bpf.h).
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl Element {
+    fn new(map: impl AsFd, key: &u32, value: *mut u64, flags: u64) -> Self {
+        Self {
+            map_fd: map.as_fd().as_raw_fd() as u32,
+            pad: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: value as u64,
+            flags,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Key and value are live.
+    unsafe fn call(mut self, command: libc::c_long) -> io::Result<()> {
+        // SAFETY: the structure is live and of that size; the rest is the caller's promise.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut self, size_of::<Self>()) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+/// The cookie of the socket in that slot, if there is one (Linux 5.6).
+pub(crate) fn sockmap_cookie(map: impl AsFd, slot: u32) -> io::Result<Option<u64>> {
+    const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+    let mut cookie = 0_u64;
+    let element = Element::new(map, &slot, &raw mut cookie, 0);
+    // SAFETY: key and value are live, and the value has the eight bytes of the map's.
+    match unsafe { element.call(BPF_MAP_LOOKUP_ELEM) } {
+        Ok(()) => Ok(Some(cookie)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a socket into a slot, if that is free: `EEXIST` if it is not.
+pub(crate) fn sockmap_insert(map: impl AsFd, slot: u32, socket: impl AsFd) -> io::Result<()> {
+    const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+    const BPF_NOEXIST: u64 = 1;
+    let mut fd = socket.as_fd().as_raw_fd() as u64;
+    let element = Element::new(map, &slot, &raw mut fd, BPF_NOEXIST);
+    // SAFETY: as above.
+    unsafe { element.call(BPF_MAP_UPDATE_ELEM) }
 }
 
 /// What is attached to a cgroup itself at one attach type.

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::AsRawFd,
+    io,
+    os::fd::AsFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
@@ -21,6 +22,8 @@ use sidecar_ebpf_common::{
     policy::Policy,
 };
 
+use crate::sys;
+
 pub struct Tables {
     policy: Array<MapData, Policy>,
     ports: Array<MapData, PortGroup>,
@@ -31,8 +34,9 @@ pub struct Tables {
     dns_servers: HashMap<MapData, Ip, u32>,
     numbers: HashMap<MapData, OrigDst, Number>,
     handed_out: Array<MapData, u64>,
-    listeners: SockMap<MapData>,
+    listeners: MapData,
     unregistered: Array<MapData, u32>,
+    asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     destination_max: u64,
 }
@@ -48,6 +52,9 @@ impl Tables {
                 .with_context(|| format!("map {}", $name))?
             };
         }
+        let Some(Map::SockMap(listeners)) = ebpf.take_map(maps::LISTENERS) else {
+            bail!("no socket map {}", maps::LISTENERS);
+        };
         Ok(Self {
             policy: map!(Array, maps::POLICY),
             ports: map!(Array, maps::PORTS),
@@ -58,8 +65,9 @@ impl Tables {
             dns_servers: map!(HashMap, maps::DNS_SERVERS),
             numbers: map!(HashMap, maps::NUMBERS),
             handed_out: map!(Array, maps::HANDED_OUT),
-            listeners: map!(SockMap, maps::LISTENERS),
+            listeners,
             unregistered: map!(Array, maps::UNREGISTERED),
+            asleep: map!(Array, maps::ASLEEP),
             counters: map!(PerCpuArray, maps::COUNTERS),
             destination_max: u64::from(destinations),
         })
@@ -128,9 +136,49 @@ impl Tables {
         self.locals.held.len()
     }
 
-    /// Enters a listening socket of the proxy.
-    pub fn set_listener(&mut self, slot: u32, socket: &impl AsRawFd) -> Result<(), MapError> {
-        self.listeners.set(slot, socket, 0)
+    /// Enters a listening socket of the proxy in a slot that is free; `false` if it is not.
+    pub fn set_listener(&mut self, slot: u32, socket: impl AsFd) -> io::Result<bool> {
+        match sys::sockmap_insert(self.listeners.fd(), slot, socket) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The cookie of the socket that listens in a slot.
+    pub fn listener(&self, slot: u32) -> Result<Option<u64>> {
+        sys::sockmap_cookie(self.listeners.fd(), slot)
+            .with_context(|| format!("looking at slot {slot} of the listeners"))
+    }
+
+    /// The cookies of all sockets that are registered.
+    pub fn registered(&self) -> Result<BTreeSet<u64>> {
+        let slots = 0..Listeners::SLOTS * Listeners::ALL.len() as u32;
+        let cookies: Result<Vec<_>> = slots.map(|slot| self.listener(slot)).collect();
+        Ok(cookies?.into_iter().flatten().collect())
+    }
+
+    /// Whether a socket listens, be it one that no slot takes. Slots fill from both ends.
+    pub fn has_listener(&self, listeners: Listeners) -> Result<bool> {
+        let (first, last) = (listeners.first_slot(), Listeners::SLOTS - 1);
+        for i in 0..=last / 2 {
+            if self.listener(first + i)?.is_some() || self.listener(first + last - i)?.is_some() {
+                return Ok(true);
+            }
+        }
+        self.has_unregistered(listeners)
+    }
+
+    /// Whether the programs tell of the next connection for which there is no listener.
+    pub fn set_asleep(&mut self, asleep: bool) -> Result<()> {
+        self.asleep
+            .set(0, u32::from(asleep), 0)
+            .context("asking to be woken")
+    }
+
+    pub fn has_unregistered(&self, listeners: Listeners) -> Result<bool> {
+        let flag = self.unregistered.get(&listeners.index(), 0);
+        Ok(flag.context("reading which listeners cannot be registered")? != 0)
     }
 
     /// Says that the proxy has a listening socket that no slot takes.

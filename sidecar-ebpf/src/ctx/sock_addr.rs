@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::bpf_get_netns_cookie,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockAddrContext,
 };
 use sidecar_ebpf_common::{
@@ -86,6 +86,13 @@ impl SockAddr {
     pub(crate) fn netns_cookie(&self) -> u64 {
         // SAFETY: the pointer is the program's context.
         unsafe { bpf_get_netns_cookie(self.0.cast()) }
+    }
+
+    /// Linux 4.18, d692f1138a4b.
+    #[inline(always)]
+    pub(crate) fn socket_cookie(&self) -> u64 {
+        // SAFETY: the pointer is the program's context.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
     }
 
     /// What the socket is bound to.

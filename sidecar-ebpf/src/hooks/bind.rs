@@ -1,5 +1,6 @@
 //! `cgroup/bind4` and `bind6`: the redirect's own addresses are nobody's to bind. A socket that
 //! listens on one of them would get a redirected connection whenever the proxy does not listen.
+//! The loader is told of a socket that binds to one of the proxy's ports.
 
 use sidecar_ebpf_common::{
     addr::Ip,
@@ -7,7 +8,7 @@ use sidecar_ebpf_common::{
     number::Rewritten,
 };
 
-use crate::{CgroupVerdict, count::count, ctx::SockAddr, maps};
+use crate::{CgroupVerdict, count::count, ctx::SockAddr, events, maps};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     keep_out(Hook::Bind4, ctx, ctx.address_v4())
@@ -20,6 +21,9 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 #[inline(always)]
 fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
     if Rewritten::from_ip(ip).is_none() {
+        if events::listeners_at(ctx.port()).is_some() {
+            announce(hook, ctx);
+        }
         return CgroupVerdict::Allow;
     }
     match maps::policy() {
@@ -28,5 +32,19 @@ fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
             count(Counter::Other(hook, Reason::RedirectRange));
             CgroupVerdict::Refuse
         }
+    }
+}
+
+/// Whoever it is: whether it is the proxy is asked when it listens, as far as it is asked at all.
+#[inline(always)]
+fn announce(hook: Hook, ctx: &SockAddr) {
+    if !ctx.is_tcp() {
+        return;
+    }
+    let Some(policy) = maps::policy() else { return };
+    if policy.scope.covers(ctx.netns_cookie()) {
+        events::bound(ctx.socket_cookie());
+    } else {
+        count(Counter::Other(hook, Reason::OtherNetns));
     }
 }

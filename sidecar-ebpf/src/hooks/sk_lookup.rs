@@ -15,6 +15,7 @@ use sidecar_ebpf_common::{
 use crate::{
     count::count,
     ctx::SkLookup,
+    events,
     listeners::{self, From},
     maps::{self, Maps},
 };
@@ -90,7 +91,7 @@ fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdi
     if listeners::assign(ctx.0, dst, listeners, From::Pod) || maps::has_unregistered(listeners) {
         LookupVerdict::Pass
     } else {
-        drop(Reason::NoListener)
+        no_listener()
     }
 }
 
@@ -113,8 +114,14 @@ fn inbound(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupV
         LookupVerdict::Pass
     } else {
         // Passing would hand the connection to the application without the proxy.
-        drop(Reason::NoListener)
+        no_listener()
     }
+}
+
+#[inline(always)]
+fn no_listener() -> LookupVerdict {
+    events::no_listener();
+    drop(Reason::NoListener)
 }
 
 #[inline(always)]

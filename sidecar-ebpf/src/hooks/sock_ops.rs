@@ -1,14 +1,13 @@
-//! `sock_ops`: the proxy's sockets register when they start to listen.
+//! `sock_ops`: the proxy's sockets register when they start to listen. Attached only while some
+//! may; every connection would pay for it otherwise.
 
 use aya_log_ebpf::{info, warn};
-use sidecar_ebpf_common::{
-    counter::{Counter, Hook, Reason},
-    maps::Listeners,
-};
+use sidecar_ebpf_common::counter::{Counter, Hook, Reason};
 
 use crate::{
     count::count,
     ctx::SockOps,
+    events,
     listeners::{self, Registration},
     maps,
 };
@@ -17,24 +16,14 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
     if !ctx.starts_to_listen() {
         return;
     }
-    let Some(policy) = maps::policy() else { return };
     let port = ctx.local_port();
-    let of = if port == policy.outbound_port {
-        Listeners::Outbound
-    } else if port == policy.inbound_port {
-        Listeners::Inbound
-    } else if port == policy.dns_port {
-        Listeners::Dns
-    } else {
+    let Some(of) = events::listeners_at(port) else {
         return;
     };
+    let Some(policy) = maps::policy() else { return };
     // Before the pod's namespace is known nobody can tell whose socket this is; the loader looks
     // for sockets that listen already as soon as it is.
-    if !policy.scope.is_known() {
-        return;
-    }
-    if !policy.scope.covers(ctx.netns_cookie()) {
-        count(Counter::Other(Hook::SockOps, Reason::OtherNetns));
+    if !policy.scope.is_known() || !policy.scope.covers(ctx.netns_cookie()) {
         return;
     }
     match listeners::register(ctx.0, of) {

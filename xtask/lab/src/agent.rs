@@ -75,6 +75,16 @@ impl Agent {
         })
     }
 
+    /// Binds a socket that [`Listener::start`] has listen.
+    pub fn bind_with(&self, options: ListenOptions) -> OpResult<Listener> {
+        let Listening { id, addr } = self.ask(&Request::Bind(options))?;
+        Ok(Listener {
+            agent: self.clone(),
+            id,
+            addr,
+        })
+    }
+
     /// A plain blocking TCP connection.
     pub fn connect(&self, to: impl IntoAddr) -> OpResult<Conn> {
         self.connect_with(ConnectOptions::to(to.into_addr()))
@@ -243,6 +253,14 @@ impl Listener {
         self.agent.ask_conn(&Request::Accept {
             listener: self.id,
             timeout,
+        })
+    }
+
+    /// `listen()`, for one that has only bound.
+    pub fn start(&self) -> OpResult<()> {
+        self.agent.ask(&Request::StartListening {
+            listener: self.id,
+            backlog: 1024,
         })
     }
 

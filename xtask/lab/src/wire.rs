@@ -288,6 +288,12 @@ pub struct LoadReport {
 pub(crate) enum Request {
     /// [`Listening`]
     Listen(ListenOptions),
+    /// Without listening. [`Listening`]
+    Bind(ListenOptions),
+    StartListening {
+        listener: u64,
+        backlog: i32,
+    },
     CloseListener {
         listener: u64,
     },

@@ -70,10 +70,17 @@ impl Server {
         match request {
             Request::Listen(options) => {
                 let (socket, addr) = tcp::listen(&options)?;
-                let id = self.next_id();
-                self.listeners.insert(id, socket);
-                reply(Listening { id, addr })
+                reply(self.keep_listener(socket, addr))
             }
+            Request::Bind(options) => {
+                let socket = tcp::bind(&options)?;
+                let addr = tcp::sock_name(&socket)?;
+                reply(self.keep_listener(socket, addr))
+            }
+            Request::StartListening { listener, backlog } => reply(tcp::start_listening(
+                find(&self.listeners, listener)?,
+                backlog,
+            )?),
             Request::CloseListener { listener } => {
                 self.listeners.remove(&listener);
                 reply(())
@@ -146,6 +153,12 @@ impl Server {
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    fn keep_listener(&mut self, socket: Socket, addr: SocketAddr) -> Listening {
+        let id = self.next_id();
+        self.listeners.insert(id, socket);
+        Listening { id, addr }
     }
 
     fn keep(&mut self, socket: Socket, accepted_from: Option<SocketAddr>) -> Reply {

@@ -22,7 +22,14 @@ use crate::{
 };
 
 pub(super) fn listen(options: &ListenOptions) -> OpResult<(Socket, SocketAddr)> {
-    let name = || format!("listen on {}", options.addr);
+    let socket = bind(options)?;
+    start_listening(&socket, options.backlog)?;
+    let addr = sock_name(&socket)?;
+    Ok((socket, addr))
+}
+
+pub(super) fn bind(options: &ListenOptions) -> OpResult<Socket> {
+    let name = || format!("bind to {}", options.addr);
     let protocol = if options.mptcp {
         Protocol::MPTCP
     } else {
@@ -39,9 +46,11 @@ pub(super) fn listen(options: &ListenOptions) -> OpResult<(Socket, SocketAddr)> 
     if options.fast_open {
         raw::set_tcp_option(socket.as_fd(), libc::TCP_FASTOPEN, 128).during(name)?;
     }
-    socket.listen(options.backlog).during(name)?;
-    let addr = sock_name(&socket)?;
-    Ok((socket, addr))
+    Ok(socket)
+}
+
+pub(super) fn start_listening(socket: &Socket, backlog: i32) -> OpResult<()> {
+    socket.listen(backlog).during(|| "listen".to_owned())
 }
 
 pub(super) fn accept(listener: &Socket, timeout: Duration) -> OpResult<(Socket, SocketAddr)> {

@@ -1,12 +1,17 @@
 //! Inbound connections, and which sockets of the proxy's get them. Needs root; leaves nothing
 //! behind.
-#![expect(clippy::unwrap_used, reason = "in a test it is a failure of the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test, and what it measures"
+)]
 
 mod bound;
 mod ports;
 #[path = "../stage/mod.rs"]
 mod stage;
 mod strangers;
+mod watch;
 mod workers;
 
 use std::{net::SocketAddr, time::Duration};

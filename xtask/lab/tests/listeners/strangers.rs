@@ -93,7 +93,7 @@ fn a_listener_in_another_namespace_is_not_the_proxy_s() -> Result<()> {
     let before = stranger.listen("0.0.0.0:15006")?;
     let stage = Stage::start(pod, &["--netns", netns.to_str().unwrap()])?;
     stage.is_refused(&remote, pod_at(8080))?;
-    let other = [("sock_ops", "bypass:other-netns", 1)];
+    let other = [("bind4", "bypass:other-netns", 1)];
     let _after = stage.counted(&other, || Ok(stranger.listen("0.0.0.0:15001")?))?;
     stage.is_refused(&remote, pod_at(8080))?;
     stage.counted(&[("connect4", "bypass:other-netns", 1)], || {

@@ -55,8 +55,11 @@ fn a_process_in_another_namespace_is_left_alone() -> Result<()> {
         ends.client.original_dst(Level::Ip, 28).unwrap_err();
     }
     // Who listens on the proxy's port there is not the proxy.
-    let moved = ("sock_ops", "bypass:other-netns", 2);
-    let _front = rig.expect(&[moved], || Front::open(&elsewhere, 15001))?;
+    let moved = [
+        ("bind4", "bypass:other-netns", 1),
+        ("bind6", "bypass:other-netns", 1),
+    ];
+    let _front = rig.expect(&moved, || Front::open(&elsewhere, 15001))?;
     rig.delivered(BY_9, &rig.app, to(SERVICE), &rig.outbound);
     Ok(())
 }

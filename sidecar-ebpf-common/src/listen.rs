@@ -1,0 +1,64 @@
+//! The proxy's listening sockets, before they are in the listener map: on which ports they are, and
+//! what wakes the loader.
+
+use crate::{addr::Port, maps::Listeners};
+
+/// The ports on which the proxy listens. Known when the programs are loaded.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProxyPorts {
+    pub outbound: Port,
+    pub inbound: Port,
+    pub dns: Port,
+}
+
+const _: () = assert!(size_of::<ProxyPorts>() == 6);
+
+impl ProxyPorts {
+    /// Whose listeners a port is for. If two are the same port, it is the first one's.
+    #[inline(always)]
+    pub const fn listeners(&self, port: Port) -> Option<Listeners> {
+        if port.0 == self.outbound.0 {
+            Some(Listeners::Outbound)
+        } else if port.0 == self.inbound.0 {
+            Some(Listeners::Inbound)
+        } else if port.0 == self.dns.0 {
+            Some(Listeners::Dns)
+        } else {
+            None
+        }
+    }
+}
+
+/// Something that the loader must look after: an entry of the ring buffer.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event(u64);
+
+impl Event {
+    /// A connection was refused because no listener is registered.
+    pub const NO_LISTENER: Self = Self(0);
+    /// How many fit the ring buffer at least: entries have a header of eight bytes.
+    pub const MOST: usize = Self::RING_BYTES as usize / 16;
+    /// A page, the least there is; where pages are larger the loader asks for one of them.
+    pub const RING_BYTES: u32 = 4096;
+
+    /// The socket with this cookie binds to a port of the proxy. It may listen soon, later or never.
+    #[inline(always)]
+    pub const fn bound(cookie: u64) -> Self {
+        Self(cookie)
+    }
+
+    /// As it lies in the ring buffer.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Self(u64::from_ne_bytes(bytes.try_into().ok()?)))
+    }
+
+    /// The cookie of the socket that binds. The kernel counts cookies from 1.
+    pub const fn socket(self) -> Option<u64> {
+        match self.0 {
+            0 => None,
+            cookie => Some(cookie),
+        }
+    }
+}
