@@ -30,7 +30,7 @@ use sidecar_ebpf_common::{
     maps::Listeners,
 };
 
-use crate::{cgroup::Cgroup, netns::Netns, snapshot::Snapshot, tables::Tables};
+use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
 
 /// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.
 pub fn register_existing(
@@ -40,6 +40,9 @@ pub fn register_existing(
     cgroup: &Cgroup,
 ) -> Result<Found> {
     let mut wanted = listening(ports, netns)?;
+    if wanted.is_empty() {
+        return Ok(Found::default());
+    }
     let mut registry = Registry::open(tables)?;
     for pid in cgroup.processes() {
         if wanted.is_empty() {
@@ -173,14 +176,30 @@ impl<'a> Registry<'a> {
     }
 }
 
+/// What says that listeners may be missing.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Missed {
+    /// Connections refused so far because no registered socket was left.
+    refused: u64,
+    /// Sockets that found no slot so far.
+    slots_full: u64,
+}
+
+impl Missed {
+    pub fn read(tables: &Tables) -> Result<Self> {
+        Ok(Self {
+            refused: tables.counter(Counter::Other(Hook::SkLookup, Reason::NoListener))?,
+            slots_full: tables.counter(Counter::Other(Hook::SockOps, Reason::SlotsFull))?,
+        })
+    }
+}
+
 /// When the proxy's listening sockets are looked for again.
 #[derive(Default)]
 pub struct Search {
-    /// Connections refused until the last search because no registered socket was left.
-    refused: u64,
-    /// Sockets that found no slot until the last search …
-    slots_full: u64,
-    /// … or in it.
+    /// As it was before the last one.
+    seen: Missed,
+    /// The last one found sockets for which there was no slot.
     some_without_slot: bool,
     last: Option<Instant>,
 }
@@ -191,28 +210,18 @@ impl Search {
     const AFTER_REFUSAL: Duration = Duration::from_secs(1);
     const WITHOUT_SLOT: Duration = Duration::from_secs(2);
 
-    pub fn is_due(&self, counters: &Snapshot) -> bool {
-        let without_slot = self.some_without_slot || slots_full(counters) > self.slots_full;
+    pub fn is_due(&self, missed: Missed) -> bool {
+        let without_slot = self.some_without_slot || missed.slots_full > self.seen.slots_full;
         let waited = |pause| self.last.is_none_or(|last| last.elapsed() >= pause);
-        refused(counters) > self.refused && waited(Self::AFTER_REFUSAL)
+        missed.refused > self.seen.refused && waited(Self::AFTER_REFUSAL)
             || without_slot && waited(Self::WITHOUT_SLOT)
     }
 
-    /// With the counters as they were before.
-    pub fn is_done(&mut self, counters: &Snapshot, found: Found) {
+    pub fn is_done(&mut self, seen: Missed, found: Found) {
         *self = Self {
-            refused: refused(counters),
-            slots_full: slots_full(counters),
+            seen,
             some_without_slot: found.without_slot > 0,
             last: Some(Instant::now()),
         };
     }
-}
-
-fn refused(counters: &Snapshot) -> u64 {
-    counters.get(Counter::Other(Hook::SkLookup, Reason::NoListener))
-}
-
-fn slots_full(counters: &Snapshot) -> u64 {
-    counters.get(Counter::Other(Hook::SockOps, Reason::SlotsFull))
 }

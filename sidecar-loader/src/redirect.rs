@@ -1,31 +1,30 @@
 //! One pod's redirect: programs, tables and routes, put in place and taken away together.
 
+mod listening;
+
 use std::{
     future::pending,
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use sidecar_ebpf_common::{
     counter::Hook,
     listen::ProxyPorts,
-    maps::Listeners,
     policy::{Policy, ProxyCgroup, Scope, Settings, Surroundings, Switches},
 };
 use tokio::time::sleep_until;
 
 use crate::{
     cgroup::Cgroup,
-    config::{Config, DNS_PORT, Dns, Inbound},
+    config::{Config, DNS_PORT, Dns},
     dns::Capture,
     events::Events,
-    listeners::{self, Search},
+    listeners::Search,
     netns::Netns,
     owner::Source,
     pod::Pod,
     program::{DNS, DnsHooks, Programs},
-    snapshot::Snapshot,
     tables::{Tables, lock},
     watch::Watch,
 };
@@ -287,79 +286,6 @@ impl Redirect {
         }
     }
 
-    /// Wakes if a listener may be missing, and registers the proxy's sockets anew if one is.
-    fn look_for_listeners(&mut self) -> Result<()> {
-        let counters = Snapshot::new(lock(&self.tables).counters()?);
-        let is_due = self.search.is_due(&counters) || self.watch.is_unsearched();
-        if self.watch.must_wake() || self.watch.is_asleep() && !self.has_all_listeners()? {
-            self.wake()
-        } else if is_due {
-            self.register_existing()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn follow_listeners(&mut self) {
-        if let Err(error) = self.try_follow_listeners() {
-            log::warn!("{error:#}");
-        }
-    }
-
-    fn try_follow_listeners(&mut self) -> Result<()> {
-        let events = self.events.drain();
-        self.watch.note(&events, Instant::now());
-        if self.watch.must_wake() {
-            self.wake()?;
-        }
-        if self.may_sleep()? {
-            // In this order: a connection that finds no listener from now on wakes.
-            lock(&self.tables).set_asleep(true)?;
-            self.programs.detach_sock_ops();
-            self.watch.sleep();
-            log::debug!("the proxy's sockets listen: sock_ops is detached");
-        }
-        Ok(())
-    }
-
-    /// Attaches `sock_ops`, and registers what has begun to listen before.
-    fn wake(&mut self) -> Result<()> {
-        lock(&self.tables).set_asleep(false)?;
-        if !self.watch.is_awake() {
-            self.attach_all(&[Hook::SockOps], Side::Proxy)?;
-            log::debug!("the proxy may begin to listen: sock_ops is attached");
-        }
-        self.watch.wake(Instant::now());
-        self.register_existing()
-    }
-
-    /// Whether everything listens that is expected to, and has for a while.
-    fn may_sleep(&mut self) -> Result<bool> {
-        let now = Instant::now();
-        if self.pod.is_none() || !self.watch.is_settled(now) {
-            return Ok(false);
-        }
-        let registered = lock(&self.tables).registered()?;
-        Ok(self.watch.may_sleep(&registered, now) && self.has_all_listeners()?)
-    }
-
-    /// Whether the proxy listens wherever connections are redirected to. As long as it does not,
-    /// they are refused, so it does not matter what they cost.
-    fn has_all_listeners(&self) -> Result<bool> {
-        let expected = [
-            (Listeners::Outbound, true),
-            (Listeners::Inbound, self.config.inbound != Inbound::Off),
-            (Listeners::Dns, self.config.dns != Dns::Off),
-        ];
-        let tables = lock(&self.tables);
-        for (listeners, _) in expected.iter().filter(|(_, is_expected)| *is_expected) {
-            if !tables.has_listener(*listeners)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Detaches everything and removes the routes. The programs stay loaded, and can be attached
     /// again.
     pub async fn detach(&mut self) -> Result<()> {
@@ -423,27 +349,6 @@ impl Redirect {
             Some(pod) => self.programs.attach_to_netns(&pod.netns),
             None => Ok(()),
         }
-    }
-
-    fn register_existing(&mut self) -> Result<()> {
-        let Some(pod) = &self.pod else { return Ok(()) };
-        let counters = Snapshot::new(lock(&self.tables).counters()?);
-        let found = listeners::register_existing(
-            &mut lock(&self.tables),
-            self.ports,
-            &pod.netns,
-            self.cgroups.proxy(),
-        )
-        .context("looking for the proxy's listening sockets")?;
-        self.search.is_done(&counters, found);
-        self.watch.searched();
-        if found.registered > 0 {
-            log::info!(
-                "found {} sockets on which the proxy listens already",
-                found.registered
-            );
-        }
-        Ok(())
     }
 }
 

@@ -206,15 +206,16 @@ impl Tables {
 
     /// Every counter by [`Counter::index`], summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<u64>> {
-        (0..Counter::COUNT)
-            .map(|index| {
-                let values = self
-                    .counters
-                    .get(&index, 0)
-                    .context("reading the counters")?;
-                Ok(values.iter().sum())
-            })
-            .collect()
+        (0..Counter::COUNT).map(|index| self.sum(index)).collect()
+    }
+
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        self.sum(counter.index())
+    }
+
+    fn sum(&self, index: u32) -> Result<u64> {
+        let values = self.counters.get(&index, 0);
+        Ok(values.context("reading the counters")?.iter().sum())
     }
 }
 
