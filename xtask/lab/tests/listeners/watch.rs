@@ -242,7 +242,8 @@ fn a_worker_that_comes_later_takes_over() -> Result<()> {
             drop(remote.connect(pod_at(8080))?);
         }
         drop(current);
-        stage.counted(&[CAPTURED], || Ok(drop(remote.connect(pod_at(8080))?)))?;
+        let conn = stage.counted(&[CAPTURED], || Ok(remote.connect(pod_at(8080))?))?;
+        drop(conn);
         current = next;
     }
     Ok(())
