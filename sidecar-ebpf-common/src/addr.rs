@@ -178,9 +178,21 @@ pub struct OrigDst {
 const _: () = assert!(size_of::<OrigDst>() == 24);
 
 impl OrigDst {
+    /// How many values [`OrigDst::hash`] has.
+    pub const HASHES: usize = 1 << Self::HASH_BITS;
+    const HASH_BITS: u32 = 9;
+
     #[inline(always)]
     pub const fn new(ip: Ip, port: Port) -> Self {
         Self { ip, port, zero: 0 }
+    }
+
+    /// A hash of few instructions: a product's high bits depend on all of what is multiplied.
+    #[inline(always)]
+    pub const fn hash(&self) -> usize {
+        let [a, b, c, d] = self.ip.words();
+        let words = ((a ^ c) as u64) << 32 | (b ^ d ^ (self.port.0 as u32) << 8) as u64;
+        (words.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::HASH_BITS)) as usize
     }
 }
 

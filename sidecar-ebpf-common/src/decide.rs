@@ -23,7 +23,7 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     let Outbound { socket, dst } = flow;
     let OrigDst { ip: dst, port, .. } = *dst;
     let (owner, proxy) = (socket.owner, socket.proxy());
-    let switches = policy.switches;
+    let switches = policy.switches.among(tables.features());
 
     if !dst.is_v4() && !switches.has(Switches::IPV6) {
         return OutboundRule::NoIpv6Rules;
@@ -43,7 +43,7 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     if to_lo && is_passthrough(flow.known_source(to_lo), &dst) {
         return OutboundRule::FromInboundPassthrough;
     }
-    let local = Local::new(policy, flow, to_lo);
+    let local = Local::new(policy, switches, flow, to_lo);
     match local.for_users().walk(&policy.uids, proxy.uid) {
         OwnerMatch::OwnPod => return OutboundRule::ProxyToOwnPodByUid,
         OwnerMatch::LocalOfAnother => return OutboundRule::LocalNotProxyByUid,
@@ -62,21 +62,21 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     if switches.has(Switches::GROUPS_INCLUDED) && !policy.groups.contains(owner.gid) {
         return OutboundRule::NotIncludedGroup;
     }
-    if captures_dns(policy, &dst, port, tables) {
+    if captures_dns(switches, &dst, port, tables) {
         return OutboundRule::Dns;
     }
-    captured_destination(policy, flow, lists, tables)
+    captured_destination(policy, switches, flow, lists, tables)
 }
 
 /// What is left once the owner is known to be an application: only the destination counts.
 #[inline(always)]
 fn captured_destination(
     policy: &Policy,
+    switches: Switches,
     flow: &Outbound,
     lists: PortLists,
     tables: &impl Tables,
 ) -> OutboundRule {
-    let switches = policy.switches;
     let dst = &flow.dst.ip;
     if policy.loopback.contains(dst) {
         return OutboundRule::Localhost;
@@ -102,16 +102,16 @@ fn captured_destination(
 
 /// Whether `ISTIO_OUTPUT_DNS` redirects it.
 #[inline(always)]
-fn captures_dns(policy: &Policy, dst: &Ip, port: Port, tables: &impl Tables) -> bool {
-    policy.switches.has(Switches::DNS)
+fn captures_dns(switches: Switches, dst: &Ip, port: Port, tables: &impl Tables) -> bool {
+    switches.has(Switches::DNS)
         && port == Port::DNS
-        && (policy.switches.has(Switches::DNS_ALL) || tables.is_dns_server(dst))
+        && (switches.has(Switches::DNS_ALL) || tables.is_dns_server(dst))
 }
 
 /// Inbound: `PREROUTING` and `ISTIO_INBOUND`.
 #[inline(always)]
 pub fn decide_inbound(policy: &Policy, flow: &Inbound, tables: &impl Tables) -> InboundRule {
-    let switches = policy.switches;
+    let switches = policy.switches.among(tables.features());
     if !flow.dst.is_v4() && !switches.has(Switches::IPV6) {
         return InboundRule::NoIpv6Rules;
     }
@@ -170,11 +170,11 @@ struct Local {
 
 impl Local {
     #[inline(always)]
-    fn new(policy: &Policy, flow: &Outbound, to_lo: bool) -> Self {
-        let dns = policy.switches.has(Switches::DNS);
+    fn new(policy: &Policy, switches: Switches, flow: &Outbound, to_lo: bool) -> Self {
+        let dns = switches.has(Switches::DNS);
         let is_tcp = flow.socket.protocol == Protocol::Tcp;
         let port = flow.dst.port;
-        let returns = to_lo && !policy.switches.has(Switches::LOOPBACK_INCLUDED);
+        let returns = to_lo && !switches.has(Switches::LOOPBACK_INCLUDED);
         Self {
             to_own_pod: to_lo
                 && is_tcp
@@ -204,7 +204,7 @@ impl Local {
 
 /// Rules 2 to 4 (uids) and 5 to 7 (gids): the same three rules for each id of a list, block by
 /// block. So with ids "3,4" the second rule for 3 returns all local traffic of 4 before 4's own
-/// first rule is reached, as in Istio.
+/// first rule is reached, as in Istio: where there is a second rule, only the first id counts.
 struct OwnerBlock {
     to_own_pod: bool,
     returns: bool,
@@ -213,19 +213,19 @@ struct OwnerBlock {
 impl OwnerBlock {
     #[inline(always)]
     fn walk<const N: usize>(&self, ids: &IdList<N>, id: u32) -> OwnerMatch {
-        for proxy in ids.iter() {
-            let is_proxy = id == proxy;
-            if is_proxy {
-                return if self.to_own_pod {
-                    OwnerMatch::OwnPod
-                } else {
-                    OwnerMatch::Proxy
-                };
+        let is_proxy = if self.returns {
+            match ids.first() {
+                Some(first) if first == id => true,
+                Some(_) => return OwnerMatch::LocalOfAnother,
+                None => false,
             }
-            if self.returns {
-                return OwnerMatch::LocalOfAnother;
-            }
+        } else {
+            ids.contains(id)
+        };
+        match (is_proxy, self.to_own_pod) {
+            (true, true) => OwnerMatch::OwnPod,
+            (true, false) => OwnerMatch::Proxy,
+            (false, _) => OwnerMatch::None,
         }
-        OwnerMatch::None
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     addr::{Ip, OrigDst, Port},
     interface::Interface,
     lists::PortLists,
+    policy::Switches,
 };
 
 /// Who owns a socket, in the numbering of the initial user namespace.
@@ -98,16 +99,11 @@ impl Outbound {
     /// one bound to lo never leaves it.
     #[inline(always)]
     pub fn is_to_lo(&self, tables: &impl Tables) -> bool {
-        let local = if self.dst.ip.is_loopback() {
-            Interface::LO
-        } else {
-            tables.interface_with(&self.dst.ip)
-        };
-        let device = self.socket.device;
-        if device == Interface::NONE {
-            local != Interface::NONE
-        } else {
-            device == Interface::LO || device == local
+        let dst = &self.dst.ip;
+        match self.socket.device {
+            Interface::NONE => dst.is_loopback() || tables.is_own(dst),
+            Interface::LO => true,
+            device => !dst.is_loopback() && device == tables.interface_with(dst),
         }
     }
 
@@ -146,6 +142,12 @@ pub struct Inbound {
 
 /// What the decision looks up. In the kernel these are maps.
 pub trait Tables {
+    /// The switches that can be on at all: no policy that is decided with these tables has others.
+    #[inline(always)]
+    fn features(&self) -> Switches {
+        Switches::ALL
+    }
+
     /// Which port lists name this port.
     fn port_lists(&self, port: Port) -> PortLists;
     /// Whether the address lies in an excluded outbound range.
@@ -154,6 +156,11 @@ pub trait Tables {
     fn is_included(&self, ip: &Ip) -> bool;
     /// Whether queries to this DNS server are captured. Asked only if not all are.
     fn is_dns_server(&self, ip: &Ip) -> bool;
+    /// Whether the pod's namespace has this address, which is none of loopback.
+    #[inline(always)]
+    fn is_own(&self, ip: &Ip) -> bool {
+        self.interface_with(ip) != Interface::NONE
+    }
     /// The interface that has this address; none if it is not local to the pod's namespace.
     fn interface_with(&self, ip: &Ip) -> Interface;
     /// The interface that leads to this address, which is not local. Asked only if an interface is
@@ -162,6 +169,10 @@ pub trait Tables {
 }
 
 impl<T: Tables> Tables for &T {
+    fn features(&self) -> Switches {
+        (**self).features()
+    }
+
     fn port_lists(&self, port: Port) -> PortLists {
         (**self).port_lists(port)
     }
@@ -176,6 +187,10 @@ impl<T: Tables> Tables for &T {
 
     fn is_dns_server(&self, ip: &Ip) -> bool {
         (**self).is_dns_server(ip)
+    }
+
+    fn is_own(&self, ip: &Ip) -> bool {
+        (**self).is_own(ip)
     }
 
     fn interface_with(&self, ip: &Ip) -> Interface {

@@ -54,6 +54,15 @@ impl<const N: usize> IdList<N> {
     }
 
     #[inline(always)]
+    pub const fn first(&self) -> Option<u32> {
+        if self.len == 0 {
+            None
+        } else {
+            Some(self.ids[0])
+        }
+    }
+
+    #[inline(always)]
     pub fn contains(&self, id: u32) -> bool {
         self.iter().any(|listed| listed == id)
     }

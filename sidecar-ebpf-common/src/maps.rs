@@ -1,7 +1,7 @@
 //! Names and capacities of the maps, for both sides.
 
-/// Array, 1 × [`Policy`](crate::policy::Policy).
-pub const POLICY: &str = "POLICY";
+/// 1 × [`Policy`](crate::policy::Policy), a global of the programs.
+pub const POLICY: &str = ".data.policy";
 /// Array, [`PortGroup::GROUPS`](crate::policy::PortGroup::GROUPS) × `PortGroup`.
 pub const PORTS: &str = "PORTS";
 /// Trie of [`Prefix`](crate::addr::Prefix): outbound ranges that are captured.
@@ -22,8 +22,8 @@ pub const ASKED: &str = "ASKED";
 pub const NUMBERS: &str = "NUMBERS";
 /// Array, ring slot → [`Destination`](crate::number::Destination).
 pub const DESTINATIONS: &str = "DESTINATIONS";
-/// Array, 1 × u64: how many numbers have been handed out.
-pub const HANDED_OUT: &str = "HANDED_OUT";
+/// 1 × u64, a global of the programs: how many numbers have been handed out.
+pub const HANDED_OUT: &str = ".data.numbers";
 /// Sockmap of the proxy's listening sockets, see [`Listeners`]. A look from user space tells a
 /// socket's cookie.
 pub const LISTENERS: &str = "LISTENERS";
@@ -38,13 +38,13 @@ pub const COUNTERS: &str = "COUNTERS";
 
 /// Global of the programs: [`CredentialOffsets`](crate::owner::CredentialOffsets).
 pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
+/// Global of the programs: u64, how many nanoseconds a jiffy is.
+pub const JIFFY: &str = "JIFFY";
 /// Global of the programs: [`ProxyPorts`](crate::listen::ProxyPorts).
 pub const PROXY_PORTS: &str = "PROXY_PORTS";
-/// Global of the programs: u32, 1 if DNS may be captured.
-pub const DNS_CAPTURE: &str = "DNS_CAPTURE";
-/// Global of the programs, u32: 1 if interfaces may be excluded, so that it matters where a packet
-/// came in.
-pub const READS_INGRESS: &str = "READS_INGRESS";
+/// Global of the programs: the [`Switches`](crate::policy::Switches) that may ever be on while they are
+/// loaded.
+pub const FEATURES: &str = "FEATURES";
 
 /// Ranges per list. Tries allocate entries as they are added, so the bound costs nothing.
 pub const MAX_RANGES: u32 = 65_536;

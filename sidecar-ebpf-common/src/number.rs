@@ -43,6 +43,8 @@ pub const V6_RANGE_LEN: u32 = 64;
 pub struct Number(u32);
 
 impl Number {
+    pub const FIRST: Self = Self(0);
+
     /// The number that the counter value `count` stands for.
     #[inline(always)]
     pub const fn from_count(count: u64) -> Self {

@@ -8,7 +8,7 @@ use crate::{
     lists::PortGroup,
     number::{Destination, Number},
     owner::CredentialOffsets,
-    policy::Policy,
+    policy::{Policy, Switches},
 };
 
 macro_rules! plain {
@@ -29,5 +29,6 @@ plain!(
     Interface,
     Route,
     CredentialOffsets,
+    Switches,
     ProxyPorts
 );

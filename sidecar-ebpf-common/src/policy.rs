@@ -1,5 +1,7 @@
 //! What the user asked for, as one map value that the hooks read.
 
+use core::net::Ipv4Addr;
+
 use crate::{
     addr::{Ip, Port},
     interface::Interface,
@@ -13,6 +15,7 @@ pub struct Switches(u32);
 
 impl Switches {
     pub const NONE: Self = Self(0);
+    pub const ALL: Self = Self(u32::MAX);
     /// IPv6 has rules at all (Istio: dual stack, or the pod's first address is IPv6).
     pub const IPV6: Self = Self(1);
     /// Outbound capture of every address (`-i '*'`).
@@ -49,10 +52,19 @@ impl Switches {
     pub const SOURCES: Self = Self(1 << 14);
     /// Only processes of the proxy's own cgroup can be the proxy.
     pub const PROXY_CGROUP: Self = Self(1 << 15);
+    /// [`Policy::own`] lists all of the pod's own IPv4 addresses outside 127.0.0.0/8.
+    pub const OWN_LISTED: Self = Self(1 << 16);
 
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Those of them that are also in `others`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn among(self, others: Self) -> Self {
+        Self(self.0 & others.0)
     }
 
     #[must_use]
@@ -66,14 +78,11 @@ impl Switches {
     }
 }
 
-/// The policy of one pod.
+/// The policy of one pod. What every connection asks comes first, on neighbouring cache lines.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Policy {
     pub scope: Scope,
-    pub proxy_cgroup: ProxyCgroup,
-    pub uids: Ids,
-    pub gids: Ids,
     pub switches: Switches,
     /// Proxy's port for outbound connections.
     pub outbound_port: Port,
@@ -87,17 +96,21 @@ pub struct Policy {
     pub ring_mask: u32,
     /// How long a number stays reserved after its last use, in [`crate::number::Tick`]s.
     pub hold: u32,
+    pub own: Own,
     /// What counts as localhost.
     pub loopback: Loopback,
+    pub uids: Ids,
+    pub gids: Ids,
     pub sources: Sources,
     pub excluded_interfaces: Interfaces,
     /// Whom outbound capture includes or excludes; the switches say which.
     pub groups: Groups,
     /// [`crate::LAYOUT_VERSION`] of whoever wrote this.
     pub layout: u32,
+    pub proxy_cgroup: ProxyCgroup,
 }
 
-const _: () = assert!(size_of::<Policy>() == 568);
+const _: () = assert!(size_of::<Policy>() == 584);
 
 /// Which sockets of the cgroup the policy is for, by the cookie of their network namespace.
 #[repr(C)]
@@ -128,11 +141,8 @@ impl Scope {
 
     #[inline(always)]
     pub const fn covers(&self, cookie: u64) -> bool {
-        if self.pod != 0 {
-            cookie == self.pod
-        } else {
-            cookie != self.spared
-        }
+        // No namespace has the cookie 0.
+        cookie == self.pod || self.pod == 0 && cookie != self.spared
     }
 
     #[inline(always)]
@@ -152,10 +162,10 @@ pub struct Loopback {
 
 impl Loopback {
     /// 127.0.0.1 alone, Istio's default.
-    pub const LOCALHOST: Self = Self::new(core::net::Ipv4Addr::LOCALHOST, 32);
+    pub const LOCALHOST: Self = Self::new(Ipv4Addr::LOCALHOST, 32);
 
     /// The range of that length (at most 32) around the address.
-    pub const fn new(addr: core::net::Ipv4Addr, len: u32) -> Self {
+    pub const fn new(addr: Ipv4Addr, len: u32) -> Self {
         let mask = match len {
             0 => 0,
             _ => u32::MAX << (32 - len),
@@ -167,8 +177,8 @@ impl Loopback {
     }
 
     /// The first address of the range, and its length.
-    pub const fn range(&self) -> (core::net::Ipv4Addr, u8) {
-        let addr = core::net::Ipv4Addr::from_bits(u32::from_be(self.net));
+    pub const fn range(&self) -> (Ipv4Addr, u8) {
+        let addr = Ipv4Addr::from_bits(u32::from_be(self.net));
         (addr, self.mask.count_ones() as u8)
     }
 
@@ -179,6 +189,34 @@ impl Loopback {
         } else {
             *ip == Ip::LOOPBACK_V6
         }
+    }
+}
+
+/// The pod's own IPv4 addresses, where they are few: the same as in the map of local addresses, for
+/// a look that costs next to nothing.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Own([u32; Own::MAX]);
+
+impl Own {
+    pub const MAX: usize = 4;
+    /// An address of 127.0.0.0/8 in the places that are left over: nobody asks for one of those.
+    pub const NONE: Self = Self([Ipv4Addr::LOCALHOST.to_bits().to_be(); Self::MAX]);
+
+    /// `None` if they are more than there is room for.
+    pub fn listing(addresses: &[Ipv4Addr]) -> Option<Self> {
+        let mut own = Self::NONE;
+        for (place, address) in own.0.get_mut(..addresses.len())?.iter_mut().zip(addresses) {
+            *place = address.to_bits().to_be();
+        }
+        Some(own)
+    }
+
+    /// Whether it is one of them. Not to be asked for addresses of 127.0.0.0/8 or of IPv6.
+    #[inline(always)]
+    pub fn contains(&self, ip: &Ip) -> bool {
+        let asked = ip.words()[0];
+        self.0[0] == asked || self.0[1] == asked || self.0[2] == asked || self.0[3] == asked
     }
 }
 
@@ -229,6 +267,7 @@ pub struct Settings {
 pub struct Surroundings {
     pub scope: Scope,
     pub proxy_cgroup: ProxyCgroup,
+    pub own: Own,
     pub sources: Sources,
     pub excluded_interfaces: Interfaces,
 }
@@ -238,6 +277,7 @@ impl Surroundings {
         Self {
             scope,
             proxy_cgroup: ProxyCgroup { id: 0, level: 0 },
+            own: Own::NONE,
             sources: Sources::NONE,
             excluded_interfaces: Interfaces::EMPTY,
         }
@@ -245,6 +285,24 @@ impl Surroundings {
 }
 
 impl Policy {
+    /// No rule, no namespace: what is there before the loader has written one.
+    pub const NONE: Self = Self::new(
+        Surroundings::new(Scope::only(0)),
+        Settings {
+            uids: Ids::EMPTY,
+            gids: Ids::EMPTY,
+            groups: Groups::EMPTY,
+            switches: Switches::NONE,
+            outbound_port: Port(0),
+            inbound_port: Port(0),
+            tunnel_port: Port(0),
+            dns_port: Port(0),
+            loopback: Loopback::LOCALHOST,
+            ring_mask: 0,
+            hold: 0,
+        },
+    );
+
     pub const fn new(pod: Surroundings, settings: Settings) -> Self {
         let Settings {
             uids,
@@ -272,6 +330,7 @@ impl Policy {
             ring_mask,
             hold,
             loopback,
+            own: pod.own,
             sources: pod.sources,
             excluded_interfaces: pod.excluded_interfaces,
             groups,

@@ -1,8 +1,5 @@
 //! Whom a UDP socket has asked, kept with the socket: the answers all come from the agent.
-#![expect(
-    unsafe_code,
-    reason = "the value lies in the kernel's memory; the loader finds a static by its name"
-)]
+#![expect(unsafe_code, reason = "the value lies in the kernel's memory")]
 
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
@@ -10,22 +7,17 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
-use sidecar_ebpf_common::addr::OrigDst;
+use sidecar_ebpf_common::{addr::OrigDst, policy::Switches};
 
-use crate::ctx::SockAddr;
-
-/// Whether DNS may be captured at all. Constant for the verifier, because the loader writes it
-/// before: where it is 0, the programs have no code for UDP.
-#[unsafe(no_mangle)]
-static DNS_CAPTURE: u32 = 0;
+use crate::{ctx::SockAddr, features};
 
 #[btf_map]
 static ASKED: SkStorage<OrigDst> = SkStorage::new();
 
+/// Whether DNS may be captured at all. Where not, the programs have no code for UDP.
 #[inline(always)]
 pub(crate) fn may_be_captured() -> bool {
-    // SAFETY: an aligned static; volatile, because the loader replaces the value.
-    unsafe { (&raw const DNS_CAPTURE).read_volatile() != 0 }
+    features::all().has(Switches::DNS)
 }
 
 /// The server whose answers come from the agent's own address.

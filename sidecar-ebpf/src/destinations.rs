@@ -1,6 +1,8 @@
 //! The table of destinations: from a destination to its number and back.
 //! `sidecar_ebpf_common::number` says what it guarantees.
 
+use core::hint::cold_path;
+
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::Reason,
@@ -8,13 +10,31 @@ use sidecar_ebpf_common::{
     policy::Policy,
 };
 
-use crate::maps::{self, Slot};
+use crate::{
+    clock,
+    maps::{self, Slot},
+};
 
 /// The number under which `dst` travels: the one it has, or a new one.
 #[inline(always)]
 pub(crate) fn number_for(policy: &Policy, dst: &OrigDst) -> Result<Number, Reason> {
-    let now = maps::now();
-    let handed_out = maps::handed_out().ok_or(Reason::HelperFailed)?;
+    let now = clock::now();
+    let handed_out = maps::handed_out();
+    let hash = dst.hash();
+    if let Some(recent) = recent(policy, dst, hash)
+        && !recent.number.is_old(handed_out, policy.ring_mask)
+    {
+        return Ok(recent.hand_out(now));
+    }
+    let number = search(policy, dst, now, handed_out)?;
+    maps::set_recent(hash, number);
+    Ok(number)
+}
+
+/// The same for a destination that has not been asked for of late.
+#[inline(always)]
+fn search(policy: &Policy, dst: &OrigDst, now: Tick, handed_out: u64) -> Result<Number, Reason> {
+    cold_path();
     let known = known(policy, dst);
     if let Some(known) = &known
         && !known.number.is_old(handed_out, policy.ring_mask)
@@ -62,6 +82,20 @@ impl Known {
     }
 }
 
+/// What the destinations that were asked for last say. Only a guess until the slot has confirmed it.
+#[inline(always)]
+fn recent(policy: &Policy, dst: &OrigDst, hash: usize) -> Option<Known> {
+    let number = maps::recent(hash);
+    let slot = Slot::at(number.slot(policy.ring_mask))?;
+    let before = slot.tenant();
+    let is_it = before.is(number) && slot.dst() == *dst && slot.tenant().is(number);
+    is_it.then_some(Known {
+        number,
+        slot,
+        last_used: before.last_used,
+    })
+}
+
 #[inline(always)]
 fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
     let number = maps::number_of(dst)?;
@@ -76,7 +110,7 @@ fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
 
 #[inline(always)]
 fn allocate(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
-    let number = Number::from_count(maps::take_next().ok_or(Reason::HelperFailed)?);
+    let number = Number::from_count(maps::take_next());
     let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::HelperFailed)?;
     let previous = slot.tenant();
     if !previous.may_go(now, policy.hold) || !slot.claim(previous) {

@@ -6,10 +6,12 @@
 
 mod asked;
 mod atomic;
+mod clock;
 mod count;
 mod ctx;
 mod destinations;
 mod events;
+mod features;
 mod hooks;
 mod license;
 mod listeners;

@@ -4,9 +4,10 @@
     reason = "map values are raw memory shared with other CPUs"
 )]
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    helpers::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
 };
@@ -18,13 +19,15 @@ use sidecar_ebpf_common::{
     lists::{PortGroup, PortLists},
     maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},
     number::{Destination, Number, Tenant, Tick},
-    policy::Policy,
+    policy::{Policy, Switches},
 };
 
-use crate::atomic;
+use crate::{atomic, features};
 
-#[map]
-static POLICY: Array<Policy> = Array::with_max_entries(1, 0);
+/// A global is a map too, of one value, but its address is known when the program is loaded: nothing
+/// is looked up.
+#[unsafe(link_section = ".data.policy")]
+static mut POLICY: Policy = Policy::NONE;
 #[map]
 static PORTS: Array<PortGroup> = Array::with_max_entries(PortGroup::GROUPS, 0);
 #[map]
@@ -44,17 +47,32 @@ static NUMBERS: HashMap<OrigDst, Number> =
     HashMap::with_max_entries(DEFAULT_DESTINATIONS, BPF_F_NO_PREALLOC);
 #[map]
 static DESTINATIONS: Array<Destination> = Array::with_max_entries(DEFAULT_DESTINATIONS, 0);
-#[map]
-static HANDED_OUT: Array<u64> = Array::with_max_entries(1, 0);
+#[unsafe(link_section = ".data.numbers")]
+static mut HANDED_OUT: u64 = 0;
+/// A look here takes a few instructions, one into a hash map two calls: the destinations that are in
+/// use are nearly always found here.
+#[unsafe(link_section = ".data.recent")]
+static mut RECENT: [Number; OrigDst::HASHES] = [Number::FIRST; OrigDst::HASHES];
 #[map]
 static UNREGISTERED: Array<u32> = Array::with_max_entries(Listeners::ALL.len() as u32, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
-/// The policy; `None` only if the map lookup fails, which an array of one never does.
+/// Where a global is. The compiler may not look through this: it would take a global that no program
+/// writes for a constant.
 #[inline(always)]
-pub(crate) fn policy() -> Option<&'static Policy> {
-    POLICY.get(0)
+fn global<T>(at: *mut T) -> *mut T {
+    let found;
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) at => found, options(pure, readonly, preserves_flags)) };
+    found
+}
+
+#[inline(always)]
+pub(crate) fn policy() -> &'static Policy {
+    // SAFETY: a global lives as long as the program. User space may write it meanwhile, and every bit
+    // pattern is a value.
+    unsafe { &*global(&raw mut POLICY) }
 }
 
 #[inline(always)]
@@ -66,9 +84,14 @@ pub(crate) fn increment(index: u32) {
 }
 
 /// What the decision looks up, in maps.
-pub(crate) struct Maps;
+pub(crate) struct Maps(pub(crate) &'static Policy);
 
 impl Tables for Maps {
+    #[inline(always)]
+    fn features(&self) -> Switches {
+        features::all()
+    }
+
     #[inline(always)]
     fn port_lists(&self, port: Port) -> PortLists {
         PORTS
@@ -90,6 +113,15 @@ impl Tables for Maps {
     fn is_dns_server(&self, ip: &Ip) -> bool {
         // SAFETY: the value is not looked at.
         unsafe { DNS_SERVERS.get(ip) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_own(&self, ip: &Ip) -> bool {
+        if ip.is_v4() && self.0.switches.has(Switches::OWN_LISTED) {
+            self.0.own.contains(ip)
+        } else {
+            self.interface_with(ip) != Interface::NONE
+        }
     }
 
     #[inline(always)]
@@ -118,26 +150,43 @@ fn contains(trie: &LpmTrie<Ip, u32>, ip: &Ip) -> bool {
 
 /// How many numbers have been handed out.
 #[inline(always)]
-pub(crate) fn handed_out() -> Option<u64> {
-    HANDED_OUT.get_ptr(0).map(|count| {
-        // SAFETY: the map value is eight aligned bytes; other CPUs only add to it atomically.
-        unsafe { count.read_volatile() }
-    })
+pub(crate) fn handed_out() -> u64 {
+    // SAFETY: eight aligned bytes; other CPUs only add to them atomically.
+    unsafe { (&raw const HANDED_OUT).read_volatile() }
 }
 
 /// Takes the next number: nobody else gets this value.
 #[inline(always)]
-pub(crate) fn take_next() -> Option<u64> {
-    HANDED_OUT.get_ptr_mut(0).map(|count| {
-        // SAFETY: the map value is eight aligned bytes that live as long as the program.
-        unsafe { atomic::take_ticket(count) }
-    })
+pub(crate) fn take_next() -> u64 {
+    // SAFETY: eight aligned bytes that live as long as the program.
+    unsafe { atomic::take_ticket(&raw mut HANDED_OUT) }
 }
 
 #[inline(always)]
 pub(crate) fn number_of(dst: &OrigDst) -> Option<Number> {
     // SAFETY: values are four aligned bytes, which are read and written whole.
     unsafe { NUMBERS.get(dst) }.copied()
+}
+
+/// The number that was last found for a destination with this hash; the first of all if none was.
+#[inline(always)]
+pub(crate) fn recent(hash: usize) -> Number {
+    // SAFETY: a hash is below the length, and numbers are four aligned bytes, read and written whole.
+    unsafe {
+        global((&raw mut RECENT).cast::<Number>())
+            .add(hash)
+            .read_volatile()
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_recent(hash: usize, number: Number) {
+    // SAFETY: as above.
+    unsafe {
+        global((&raw mut RECENT).cast::<Number>())
+            .add(hash)
+            .write_volatile(number);
+    }
 }
 
 /// Remembers the number for later connections. Failure costs a number next time, nothing else.
@@ -219,10 +268,4 @@ pub(crate) fn has_unregistered(listeners: Listeners) -> bool {
 #[inline(always)]
 pub(crate) fn set_unregistered(listeners: Listeners) {
     let _: Result<(), i32> = UNREGISTERED.set(listeners.index(), 1_u32, 0);
-}
-
-#[inline(always)]
-pub(crate) fn now() -> Tick {
-    // SAFETY: a helper without arguments.
-    Tick::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
 }

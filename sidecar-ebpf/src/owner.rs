@@ -8,12 +8,12 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_skc_to_tcp_sock},
 };
 use sidecar_ebpf_common::{
-    facts::{Caller, Owner},
+    facts::{Caller, Owner, Protocol},
     owner::CredentialOffsets,
     policy::{Policy, Switches},
 };
 
-use crate::{ctx::SockAddr, probe};
+use crate::{ctx::SockAddr, features, probe};
 
 /// Where the kernel keeps them; the loader finds out from the kernel's type information. Constant
 /// for the verifier, so the branch that is not taken is not even checked.
@@ -23,7 +23,7 @@ static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
 /// The owner of the socket that connects or sends. Without type information the real user and group
 /// of the task. A socket of the kernel itself has no file and is nobody's.
 #[inline(always)]
-pub(crate) fn of(ctx: &SockAddr) -> Owner {
+pub(crate) fn of(ctx: &SockAddr, protocol: Protocol) -> Owner {
     // SAFETY: an aligned static; volatile, because the loader replaces the value.
     let offsets = unsafe { (&raw const CREDENTIAL_OFFSETS).read_volatile() };
     if !offsets.are_known() {
@@ -36,7 +36,7 @@ pub(crate) fn of(ctx: &SockAddr) -> Owner {
     let Some(socket) = ctx.socket() else {
         return Owner::NOBODY;
     };
-    if ctx.is_udp() {
+    if protocol == Protocol::Udp {
         return probe::follow(socket, &offsets).unwrap_or(Owner::NOBODY);
     }
     // SAFETY: a socket from the context; the helper answers null for one that is not TCP.
@@ -50,7 +50,7 @@ pub(crate) fn of(ctx: &SockAddr) -> Owner {
 /// Whether the process that connects may be the proxy, where the proxy is told by its cgroup too.
 #[inline(always)]
 pub(crate) fn caller(policy: &Policy) -> Caller {
-    if !policy.switches.has(Switches::PROXY_CGROUP) {
+    if !features::has(policy, Switches::PROXY_CGROUP) {
         return Caller::MayBeProxy;
     }
     let proxy = &policy.proxy_cgroup;
@@ -69,9 +69,13 @@ pub(crate) fn caller(policy: &Policy) -> Caller {
 /// calls of `bpf_probe_read_kernel` take about 100 ns more.
 #[inline(always)]
 fn follow(sock: *const u8, offsets: &CredentialOffsets) -> Option<Owner> {
-    let socket = pointer(sock, offsets.sock_sk_socket)?;
-    let file = pointer(socket, offsets.socket_file)?;
-    let cred = pointer(file, offsets.file_f_cred)?;
+    // Below a null pointer everything reads as null.
+    let socket = pointer(sock, offsets.sock_sk_socket);
+    let file = pointer(socket, offsets.socket_file);
+    let cred = pointer(file, offsets.file_f_cred);
+    if cred.is_null() {
+        return None;
+    }
     let ids = cred.wrapping_add(offsets.cred_fsuid as usize).cast::<u32>();
     // SAFETY: a member of a structure that the verifier knows; `fsgid` follows `fsuid`.
     let (uid, gid) = unsafe { (ids.read_volatile(), ids.wrapping_add(1).read_volatile()) };
@@ -79,12 +83,11 @@ fn follow(sock: *const u8, offsets: &CredentialOffsets) -> Option<Owner> {
 }
 
 #[inline(always)]
-fn pointer(base: *const u8, offset: u32) -> Option<*const u8> {
+fn pointer(base: *const u8, offset: u32) -> *const u8 {
     // SAFETY: a member of a structure that the verifier knows.
-    let found = unsafe {
+    unsafe {
         base.wrapping_add(offset as usize)
             .cast::<*const u8>()
             .read_volatile()
-    };
-    if found.is_null() { None } else { Some(found) }
+    }
 }

@@ -11,7 +11,7 @@ use sidecar_ebpf_common::{
     policy::{Policy, Switches},
 };
 
-use crate::maps;
+use crate::{features, maps};
 
 /// The address that an unbound socket must be bound to before its connection to `dst` is
 /// rewritten; `None` if it gets the right one by itself.
@@ -54,7 +54,7 @@ fn right_source(policy: &Policy, dst: &Ip) -> Option<Ip> {
         return Some(*dst);
     }
     // Where sources differ, the map has the pod's own addresses too.
-    if policy.switches.has(Switches::SOURCES) {
+    if features::has(policy, Switches::SOURCES) {
         let route = maps::route_to(dst)?;
         let is_its_own = route.source.is_unspecified() && route.interface == Interface::LO;
         return Some(if is_its_own { *dst } else { route.source });

@@ -8,7 +8,7 @@ use sidecar_ebpf_common::{
     addr::Prefix,
     interface::{Interface, Route},
     lists::{Interfaces, MAX_INTERFACES},
-    policy::{Scope, Settings, Surroundings, Switches},
+    policy::{Own, Scope, Settings, Surroundings, Switches},
 };
 
 use crate::{
@@ -100,6 +100,8 @@ impl Pod {
         let mirror = self.network.mirror(&view, reads_interfaces).await?;
         let mut surroundings = Surroundings::new(Scope::only(self.cookie));
         surroundings.sources = view.sources();
+        let own = view.own_v4();
+        surroundings.own = own.unwrap_or(Own::NONE);
         surroundings.excluded_interfaces = excluded;
         let mut settings = config.settings(self.ipv6_rules.exist());
         settings.uids = self.ids.uids(&settings.uids)?;
@@ -109,6 +111,7 @@ impl Pod {
             .switches
             .with_if(view.has_ipv6_route(), Switches::IPV6_ROUTE)
             .with_if(reads_interfaces, Switches::INTERFACES)
+            .with_if(own.is_some(), Switches::OWN_LISTED)
             .with_if(mirror.sources_differ, Switches::SOURCES)
             .with(dns.switches());
         self.is_entered = true;

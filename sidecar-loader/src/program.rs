@@ -14,7 +14,8 @@ use aya::{
         sk_lookup::SkLookupLink, sock_ops::SockOpsLink,
     },
 };
-use sidecar_ebpf_common::{counter::Hook, listen::ProxyPorts, maps};
+use rustix::time::{ClockId, clock_getres};
+use sidecar_ebpf_common::{counter::Hook, listen::ProxyPorts, maps, policy::Switches};
 
 use crate::{
     cgroup::Cgroup,
@@ -107,19 +108,19 @@ pub struct Programs {
 impl Programs {
     /// Loads into the kernel what will be attached; nothing is yet. Within a tokio runtime.
     ///
-    /// `reads_ingress`: the policy may ask by which interface a connection comes in.
+    /// `features`: the switches that the policy may ever have.
     pub fn load(
         destinations: u32,
         ports: ProxyPorts,
         owner: Source,
         dns: DnsHooks,
-        reads_ingress: bool,
+        features: Switches,
     ) -> Result<(Self, Tables, Events)> {
-        let captures_dns = u32::from(dns != DnsHooks::Off);
+        let reads_ingress = features.has(Switches::INTERFACES);
         let mut ebpf = EbpfLoader::new()
-            .override_global(maps::READS_INGRESS, &u32::from(reads_ingress), true)
             .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
-            .override_global(maps::DNS_CAPTURE, &captures_dns, true)
+            .override_global(maps::JIFFY, &jiffy(), true)
+            .override_global(maps::FEATURES, &features, true)
             .override_global(maps::PROXY_PORTS, &ports, true)
             .map_max_entries(maps::NUMBERS, destinations)
             .map_max_entries(maps::DESTINATIONS, destinations)
@@ -337,6 +338,13 @@ fn exclusive_program(attach_type: u32, cgroup: &Cgroup) -> Option<String> {
             )
         })
     })
+}
+
+/// How many nanoseconds a jiffy is: the coarse clocks move once in each
+/// (`posix_get_coarse_res`, kernel/time/posix-timers.c).
+fn jiffy() -> u64 {
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
+    resolution.tv_nsec.unsigned_abs()
 }
 
 pub fn kernel_release() -> String {

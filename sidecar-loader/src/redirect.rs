@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use sidecar_ebpf_common::{
     counter::Hook,
     listen::ProxyPorts,
@@ -74,6 +74,8 @@ pub struct Redirect {
     owner: Source,
     proxy_cgroup: Option<ProxyCgroup>,
     dns: DnsHooks,
+    /// The switches that the programs were loaded for.
+    features: Switches,
     spared: u64,
     /// The last refresh failed.
     is_stale: bool,
@@ -108,14 +110,16 @@ impl Redirect {
             (_, Some(_)) => DnsHooks::PodAndProxy,
         };
         let proxy_cgroup = cgroups.proxy_within_pod()?;
-        let reads_ingress = !config.excluded_interfaces.is_empty();
+        let features = config
+            .features()
+            .with_if(proxy_cgroup.is_some(), Switches::PROXY_CGROUP);
         let ports = ProxyPorts {
             outbound: config.outbound_port,
             inbound: config.inbound_port,
             dns: DNS_PORT,
         };
         let (programs, mut tables, events) =
-            Programs::load(config.destinations, ports, owner, dns, reads_ingress)?;
+            Programs::load(config.destinations, ports, owner, dns, features)?;
         tables.set_ports(&config.ports)?;
         tables.set_ranges(&config.included, &config.excluded)?;
         Ok(Self {
@@ -131,6 +135,7 @@ impl Redirect {
             owner,
             proxy_cgroup,
             dns,
+            features,
             spared,
             is_stale: false,
         })
@@ -330,6 +335,13 @@ impl Redirect {
         if let Some(proxy) = self.proxy_cgroup {
             pod.proxy_cgroup = proxy;
             settings.switches = settings.switches.with(Switches::PROXY_CGROUP);
+        }
+        if !self.features.has(settings.switches) {
+            bail!(
+                "the programs were loaded for {:?}, and the policy has {:?}: please report this",
+                self.features,
+                settings.switches
+            );
         }
         lock(&self.tables).set_policy(&Policy::new(pod, settings))
     }

@@ -8,14 +8,12 @@ use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use sidecar_ebpf_common::{
     addr::{Ip, Port},
     interface::Interface,
+    policy::Switches,
 };
 
-use super::{AF_INET, IPPROTO_TCP, field, words};
+use crate::features;
 
-/// 1 if the policy may ask where a packet came in. Constant for the verifier, so that a kernel whose
-/// context does not tell takes the program as long as nobody asks.
-#[unsafe(no_mangle)]
-static READS_INGRESS: u32 = 0;
+use super::{AF_INET, IPPROTO_TCP, field, words};
 
 pub(crate) struct SkLookup<'a>(pub(crate) &'a SkLookupContext);
 
@@ -69,11 +67,11 @@ impl<'a> SkLookup<'a> {
     }
 
     /// Where the packet came in; for one that never left the pod, an interface that has the address.
-    /// None if the policy does not ask. Linux 5.17, f89315650ba3.
+    /// None if no policy asks, so that a kernel whose context does not tell takes the program as long
+    /// as nobody does. Linux 5.17, f89315650ba3.
     #[inline(always)]
     pub(crate) fn interface(&self) -> Interface {
-        // SAFETY: an aligned static; volatile, because the loader replaces the value.
-        if unsafe { (&raw const READS_INGRESS).read_volatile() } == 0 {
+        if !features::all().has(Switches::INTERFACES) {
             return Interface::NONE;
         }
         // SAFETY: as above.

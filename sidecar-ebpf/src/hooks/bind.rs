@@ -26,13 +26,11 @@ fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
         }
         return CgroupVerdict::Allow;
     }
-    match maps::policy() {
-        Some(policy) if !policy.scope.covers(ctx.netns_cookie()) => CgroupVerdict::Allow,
-        Some(_) | None => {
-            count(Counter::Other(hook, Reason::RedirectRange));
-            CgroupVerdict::Refuse
-        }
+    if !maps::policy().scope.covers(ctx.netns_cookie()) {
+        return CgroupVerdict::Allow;
     }
+    count(Counter::Other(hook, Reason::RedirectRange));
+    CgroupVerdict::Refuse
 }
 
 /// Whoever it is: whether it is the proxy is asked when it listens, as far as it is asked at all.
@@ -41,7 +39,7 @@ fn announce(hook: Hook, ctx: &SockAddr) {
     if !ctx.is_tcp() {
         return;
     }
-    let Some(policy) = maps::policy() else { return };
+    let policy = maps::policy();
     if policy.scope.covers(ctx.netns_cookie()) {
         events::bound(ctx.socket_cookie());
     } else {

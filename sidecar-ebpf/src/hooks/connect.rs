@@ -60,19 +60,20 @@ enum Outcome {
 
 #[inline(always)]
 fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -> Outcome {
-    let Some(policy) = maps::policy() else {
-        return refuse(hook, Reason::HelperFailed);
-    };
+    let policy = maps::policy();
     match judge(hook, ctx, policy, Protocol::Tcp, source, dst) {
-        Judgement::LeftAlone | Judgement::Rule(Action::Pass, _) => Outcome::Pass,
+        Judgement::LeftAlone => Outcome::Pass,
         Judgement::Refused => Outcome::Refuse,
-        Judgement::Rule(Action::ToOutbound, flow) => {
-            rewrite(hook, ctx, policy, &flow, policy.outbound_port)
+        Judgement::Rule(action, flow) => {
+            // The port first, so that the rest is there once.
+            let port = match action {
+                Action::Pass => return Outcome::Pass,
+                Action::ToOutbound => policy.outbound_port,
+                Action::ToInbound => policy.inbound_port,
+                Action::ToDns => policy.dns_port,
+            };
+            rewrite(hook, ctx, policy, &flow, port)
         }
-        Judgement::Rule(Action::ToInbound, flow) => {
-            rewrite(hook, ctx, policy, &flow, policy.inbound_port)
-        }
-        Judgement::Rule(Action::ToDns, flow) => rewrite(hook, ctx, policy, &flow, policy.dns_port),
     }
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 fn remembered(
     hook: OutboundHook,
     ctx: &SockAddr,
-    policy: &Policy,
+    policy: &'static Policy,
     dst: &OrigDst,
     source: Source,
 ) -> Verdict {

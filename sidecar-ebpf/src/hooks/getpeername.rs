@@ -29,7 +29,7 @@ fn asked_for(hook: Hook, ctx: &SockAddr, peer: Ip) -> Option<OrigDst> {
         return recvmsg::peer(ctx, &OrigDst::new(peer, ctx.port()));
     }
     let rewritten = Rewritten::from_ip(peer)?;
-    let policy = maps::policy()?;
+    let policy = maps::policy();
     if !policy.scope.covers(ctx.netns_cookie()) {
         return None;
     }

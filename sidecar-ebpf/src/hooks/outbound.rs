@@ -24,7 +24,7 @@ pub(crate) enum Judgement {
 pub(crate) fn judge(
     hook: OutboundHook,
     ctx: &SockAddr,
-    policy: &Policy,
+    policy: &'static Policy,
     protocol: Protocol,
     source: Source,
     dst: &OrigDst,
@@ -40,13 +40,13 @@ pub(crate) fn judge(
     }
     let socket = Socket {
         protocol,
-        owner: owner::of(ctx),
+        owner: owner::of(ctx, protocol),
         source,
         device: ctx.device(),
         caller: owner::caller(policy),
     };
     let flow = Outbound::new(socket, *dst);
-    let rule = decide_outbound(policy, &flow, &Maps);
+    let rule = decide_outbound(policy, &flow, &Maps(policy));
     count(Counter::Outbound(hook, rule));
     Judgement::Rule(rule.action(), flow)
 }

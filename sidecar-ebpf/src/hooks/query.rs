@@ -41,7 +41,7 @@ pub(crate) fn answers_policy(ctx: &SockAddr) -> Option<&'static Policy> {
     if !asked::may_be_captured() || !ctx.is_udp() {
         return None;
     }
-    maps::policy()
+    Some(maps::policy())
 }
 
 /// Only datagrams to port 53 are counted: no rule redirects any other.
@@ -49,7 +49,7 @@ pub(crate) fn answers_policy(ctx: &SockAddr) -> Option<&'static Policy> {
 pub(crate) fn judge(
     hook: OutboundHook,
     ctx: &SockAddr,
-    policy: &Policy,
+    policy: &'static Policy,
     dst: &OrigDst,
     source: Source,
 ) -> Verdict {

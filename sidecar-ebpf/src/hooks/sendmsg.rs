@@ -5,7 +5,7 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::OutboundHook,
-    facts::{Caller, Source},
+    facts::{Caller, Protocol, Source},
     policy::Policy,
 };
 
@@ -81,7 +81,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 #[inline(always)]
 fn is_answer(ctx: &SockAddr, policy: &Policy, dst: &OrigDst) -> bool {
     answer::is_one(ctx, policy, dst) && owner::caller(policy) == Caller::MayBeProxy && {
-        let owner = owner::of(ctx);
+        let owner = owner::of(ctx, Protocol::Udp);
         policy.uids.contains(owner.uid) || policy.gids.contains(owner.gid)
     }
 }
@@ -94,7 +94,7 @@ struct Refused;
 fn questioned(
     hook: OutboundHook,
     ctx: &SockAddr,
-    policy: &Policy,
+    policy: &'static Policy,
     dst: &OrigDst,
     source: Source,
     is_bound: bool,

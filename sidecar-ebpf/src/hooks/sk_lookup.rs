@@ -5,7 +5,6 @@ use sidecar_ebpf_common::{
     counter::{Counter, Hook, Reason},
     decide::decide_inbound,
     facts::{Inbound, Tables as _},
-    interface::Interface,
     maps::Listeners,
     number::Rewritten,
     policy::Policy,
@@ -42,12 +41,10 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
     if !ctx.is_tcp() {
         return LookupVerdict::Pass;
     }
-    let Some(policy) = maps::policy() else {
-        return drop(Reason::HelperFailed);
-    };
+    let policy = maps::policy();
     let dst = ctx.local();
     let port = ctx.local_port();
-    let from_pod = is_from_pod(&ctx.remote());
+    let from_pod = is_from_pod(policy, &ctx.remote());
     if Rewritten::from_ip(dst).is_some() {
         if from_pod {
             own(ctx, policy, &dst, port)
@@ -67,10 +64,8 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// would never leave. The ingress interface does not tell: for a connection to an address of eth0
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
-fn is_from_pod(remote: &Ip) -> bool {
-    remote.is_loopback()
-        || Rewritten::from_ip(*remote).is_some()
-        || Maps.interface_with(remote) != Interface::NONE
+fn is_from_pod(policy: &'static Policy, remote: &Ip) -> bool {
+    remote.is_loopback() || Rewritten::from_ip(*remote).is_some() || Maps(policy).is_own(remote)
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
@@ -96,13 +91,13 @@ fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdi
 }
 
 #[inline(always)]
-fn inbound(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
+fn inbound(ctx: &SkLookup<'_>, policy: &'static Policy, dst: &Ip, port: Port) -> LookupVerdict {
     let flow = Inbound {
         dst: *dst,
         port,
         interface: ctx.interface(),
     };
-    let rule = decide_inbound(policy, &flow, &Maps);
+    let rule = decide_inbound(policy, &flow, &Maps(policy));
     count(Counter::Inbound(rule));
     let listeners = match rule.action() {
         Action::Pass => return LookupVerdict::Pass,

@@ -20,7 +20,7 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
     let Some(of) = events::listeners_at(port) else {
         return;
     };
-    let Some(policy) = maps::policy() else { return };
+    let policy = maps::policy();
     // Before the pod's namespace is known nobody can tell whose socket this is; the loader looks
     // for sockets that listen already as soon as it is.
     if !policy.scope.is_known() || !policy.scope.covers(ctx.netns_cookie()) {

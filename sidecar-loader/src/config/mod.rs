@@ -204,6 +204,16 @@ impl Config {
             )
     }
 
+    /// The switches that the policy may have at any time, whatever becomes of the pod.
+    pub fn features(&self) -> Switches {
+        self.switches(true)
+            .with(Switches::IPV6_ROUTE)
+            .with(Switches::OWN_LISTED)
+            .with(Switches::SOURCES)
+            .with_if(!self.excluded_interfaces.is_empty(), Switches::INTERFACES)
+            .with_if(self.dns != Dns::Off, Switches::DNS.with(Switches::DNS_ALL))
+    }
+
     /// Whether any DNS query is captured. Istio decides that for both families at once, so that
     /// rules of one change with the servers of the other. The servers of the pod count once they
     /// are known.

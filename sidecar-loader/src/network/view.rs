@@ -8,7 +8,7 @@ use std::{
 use sidecar_ebpf_common::{
     addr::{Ip, Prefix},
     interface::Interface,
-    policy::Sources,
+    policy::{Own, Sources},
 };
 
 /// What is there now.
@@ -62,6 +62,20 @@ impl View {
             v4: source(&self.v4_route, Ip::UNSPECIFIED_V4),
             v6: source(&self.v6_route, Ip::UNSPECIFIED_V6),
         }
+    }
+
+    /// The pod's own IPv4 addresses outside 127.0.0.0/8; `None` if the policy cannot list them, because
+    /// they are too many or a whole range is local.
+    pub fn own_v4(&self) -> Option<Own> {
+        let own = self.locals.keys().filter(|local| local.ip.is_v4());
+        let own = own.filter(|local| !local.ip.is_loopback());
+        let addresses: Option<Vec<_>> = own
+            .map(|local| match IpAddr::from(local.ip) {
+                IpAddr::V4(ip) if local.len == 32 => Some(ip),
+                IpAddr::V4(_) | IpAddr::V6(_) => None,
+            })
+            .collect();
+        Own::listing(&addresses?)
     }
 
     /// Whether a rewritten IPv6 connection stays in the pod.
