@@ -1,5 +1,7 @@
 //! The facts that the rules look at, and what they look up.
 
+use core::hint::cold_path;
+
 use crate::{
     addr::{Ip, OrigDst, Port},
     interface::Interface,
@@ -103,7 +105,10 @@ impl Outbound {
         match self.socket.device {
             Interface::NONE => dst.is_loopback() || tables.is_own(dst),
             Interface::LO => true,
-            device => !dst.is_loopback() && device == tables.interface_with(dst),
+            device => {
+                cold_path();
+                !dst.is_loopback() && device == tables.interface_with(dst)
+            }
         }
     }
 
@@ -210,6 +215,7 @@ fn resolve_unspecified(dst: Ip, source: Source) -> Ip {
     if !dst.is_unspecified() {
         return dst;
     }
+    cold_path();
     if !dst.is_v4() {
         return match source {
             Source::Bound(ip) if ip.is_v4() => Ip::LOOPBACK_V4,

@@ -36,6 +36,8 @@ impl ProxyPorts {
 pub struct Event(u64);
 
 impl Event {
+    /// The kernel counts cookies from 1 and does not get that far.
+    const LISTENS: u64 = 1 << 63;
     /// A connection was refused because no listener is registered.
     pub const NO_LISTENER: Self = Self(0);
     /// How many fit the ring buffer at least: entries have a header of eight bytes.
@@ -49,16 +51,30 @@ impl Event {
         Self(cookie)
     }
 
+    /// The same socket listens now, and is registered if it can be.
+    #[inline(always)]
+    pub const fn listens(cookie: u64) -> Self {
+        Self(cookie | Self::LISTENS)
+    }
+
     /// As it lies in the ring buffer.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         Some(Self(u64::from_ne_bytes(bytes.try_into().ok()?)))
     }
 
-    /// The cookie of the socket that binds. The kernel counts cookies from 1.
-    pub const fn socket(self) -> Option<u64> {
+    pub const fn news(self) -> News {
         match self.0 {
-            0 => None,
-            cookie => Some(cookie),
+            0 => News::NoListener,
+            listens if listens & Self::LISTENS != 0 => News::Listens(listens & !Self::LISTENS),
+            cookie => News::Bound(cookie),
         }
     }
+}
+
+/// What an [`Event`] says. Sockets are named by their cookies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    NoListener,
+    Bound(u64),
+    Listens(u64),
 }

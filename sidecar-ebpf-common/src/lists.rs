@@ -1,5 +1,7 @@
 //! Lists of ids and of ports, as the hooks read them.
 
+use core::hint::cold_path;
+
 use crate::addr::Port;
 
 /// How many user or group ids of the proxy one list may hold. Istio itself writes one.
@@ -64,7 +66,16 @@ impl<const N: usize> IdList<N> {
 
     #[inline(always)]
     pub fn contains(&self, id: u32) -> bool {
-        self.iter().any(|listed| listed == id)
+        match self.first() {
+            None => false,
+            Some(first) if first == id => true,
+            // Nearly every list has one entry.
+            Some(_) if self.len == 1 => false,
+            Some(_) => {
+                cold_path();
+                self.iter().any(|listed| listed == id)
+            }
+        }
     }
 }
 

@@ -22,8 +22,8 @@ pub const ASKED: &str = "ASKED";
 pub const NUMBERS: &str = "NUMBERS";
 /// Array, ring slot → [`Destination`](crate::number::Destination).
 pub const DESTINATIONS: &str = "DESTINATIONS";
-/// 1 × u64, a global of the programs: how many numbers have been handed out.
-pub const HANDED_OUT: &str = ".data.numbers";
+/// 1 × [`Dealt`](crate::number::Dealt), a global of the programs.
+pub const DEALT: &str = ".data.numbers";
 /// Sockmap of the proxy's listening sockets, see [`Listeners`]. A look from user space tells a
 /// socket's cookie.
 pub const LISTENERS: &str = "LISTENERS";

@@ -210,3 +210,16 @@ pub struct Destination {
 }
 
 const _: () = assert!(size_of::<Destination>() == 32);
+
+/// What has been handed out, side by side: one page for the processor to find.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dealt {
+    /// How many numbers.
+    pub handed_out: u64,
+    /// The number that was last found for a destination with this [`OrigDst::hash`]. A look here
+    /// takes a few instructions, one into a hash map two calls; only a guess, which the slot confirms.
+    pub recent: [Number; OrigDst::HASHES],
+}
+
+const _: () = assert!(size_of::<Dealt>() == 8 + 4 * OrigDst::HASHES);

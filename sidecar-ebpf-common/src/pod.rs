@@ -6,7 +6,7 @@ use crate::{
     interface::{Interface, Route},
     listen::ProxyPorts,
     lists::PortGroup,
-    number::{Destination, Number},
+    number::{Dealt, Destination, Number},
     owner::CredentialOffsets,
     policy::{Policy, Switches},
 };
@@ -23,6 +23,7 @@ plain!(
     Ip,
     OrigDst,
     Number,
+    Dealt,
     Destination,
     Policy,
     PortGroup,

@@ -116,10 +116,10 @@ const _: () = assert!(size_of::<Policy>() == 584);
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scope {
-    /// The pod's namespace; 0 while it is not known yet.
-    pod: u64,
     /// The namespace to leave alone while the pod's is not known; 0 for none.
     spared: u64,
+    /// The pod's namespace; 0 while it is not known yet.
+    pod: u64,
 }
 
 impl Scope {

@@ -38,6 +38,12 @@ pub(crate) fn bound(cookie: u64) {
     let _: Result<(), i32> = EVENTS.output::<Event>(Event::bound(cookie), 0);
 }
 
+/// That socket listens: the loader need not wait for it any longer, even if it closes at once.
+#[inline(always)]
+pub(crate) fn listens(cookie: u64) {
+    let _: Result<(), i32> = EVENTS.output::<Event>(Event::listens(cookie), 0);
+}
+
 /// A connection found no listener. Only the first one tells, until the loader has looked.
 #[inline(always)]
 pub(crate) fn no_listener() {

@@ -4,7 +4,7 @@
     reason = "map values are raw memory shared with other CPUs"
 )]
 
-use core::arch::asm;
+use core::{arch::asm, hint::cold_path};
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -18,7 +18,7 @@ use sidecar_ebpf_common::{
     interface::{Interface, Route},
     lists::{PortGroup, PortLists},
     maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},
-    number::{Destination, Number, Tenant, Tick},
+    number::{Dealt, Destination, Number, Tenant, Tick},
     policy::{Policy, Switches},
 };
 
@@ -48,11 +48,10 @@ static NUMBERS: HashMap<OrigDst, Number> =
 #[map]
 static DESTINATIONS: Array<Destination> = Array::with_max_entries(DEFAULT_DESTINATIONS, 0);
 #[unsafe(link_section = ".data.numbers")]
-static mut HANDED_OUT: u64 = 0;
-/// A look here takes a few instructions, one into a hash map two calls: the destinations that are in
-/// use are nearly always found here.
-#[unsafe(link_section = ".data.recent")]
-static mut RECENT: [Number; OrigDst::HASHES] = [Number::FIRST; OrigDst::HASHES];
+static mut DEALT: Dealt = Dealt {
+    handed_out: 0,
+    recent: [Number::FIRST; OrigDst::HASHES],
+};
 #[map]
 static UNREGISTERED: Array<u32> = Array::with_max_entries(Listeners::ALL.len() as u32, 0);
 #[map]
@@ -120,6 +119,7 @@ impl Tables for Maps {
         if ip.is_v4() && self.0.switches.has(Switches::OWN_LISTED) {
             self.0.own.contains(ip)
         } else {
+            cold_path();
             self.interface_with(ip) != Interface::NONE
         }
     }
@@ -152,14 +152,14 @@ fn contains(trie: &LpmTrie<Ip, u32>, ip: &Ip) -> bool {
 #[inline(always)]
 pub(crate) fn handed_out() -> u64 {
     // SAFETY: eight aligned bytes; other CPUs only add to them atomically.
-    unsafe { (&raw const HANDED_OUT).read_volatile() }
+    unsafe { (&raw const DEALT.handed_out).read_volatile() }
 }
 
 /// Takes the next number: nobody else gets this value.
 #[inline(always)]
 pub(crate) fn take_next() -> u64 {
     // SAFETY: eight aligned bytes that live as long as the program.
-    unsafe { atomic::take_ticket(&raw mut HANDED_OUT) }
+    unsafe { atomic::take_ticket(&raw mut DEALT.handed_out) }
 }
 
 #[inline(always)]
@@ -173,7 +173,7 @@ pub(crate) fn number_of(dst: &OrigDst) -> Option<Number> {
 pub(crate) fn recent(hash: usize) -> Number {
     // SAFETY: a hash is below the length, and numbers are four aligned bytes, read and written whole.
     unsafe {
-        global((&raw mut RECENT).cast::<Number>())
+        global((&raw mut DEALT.recent).cast::<Number>())
             .add(hash)
             .read_volatile()
     }
@@ -183,7 +183,7 @@ pub(crate) fn recent(hash: usize) -> Number {
 pub(crate) fn set_recent(hash: usize, number: Number) {
     // SAFETY: as above.
     unsafe {
-        global((&raw mut RECENT).cast::<Number>())
+        global((&raw mut DEALT.recent).cast::<Number>())
             .add(hash)
             .write_volatile(number);
     }

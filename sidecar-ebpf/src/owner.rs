@@ -3,6 +3,8 @@
 //! connects.
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
+use core::hint::cold_path;
+
 use aya_ebpf::helpers::{
     bpf_get_current_uid_gid,
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_skc_to_tcp_sock},
@@ -27,6 +29,7 @@ pub(crate) fn of(ctx: &SockAddr, protocol: Protocol) -> Owner {
     // SAFETY: an aligned static; volatile, because the loader replaces the value.
     let offsets = unsafe { (&raw const CREDENTIAL_OFFSETS).read_volatile() };
     if !offsets.are_known() {
+        cold_path();
         let ids = bpf_get_current_uid_gid();
         return Owner {
             uid: ids as u32,

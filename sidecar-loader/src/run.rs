@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     metrics::{self, Sample},
     netns::{self, Netns},
-    output::{self, Output, PodFound, Reader, Ready},
+    output::{self, Output, PodFound, Reader, Ready, Took},
     owner, privilege,
     program::Programs,
     redirect::{Cgroups, Change, Redirect},
@@ -59,9 +59,13 @@ pub async fn run(cli: Cli) -> Result<()> {
     } else {
         host.cookie()?
     };
+    let loading = Instant::now();
     let mut redirect = Redirect::load(config, cgroups, spared)?;
+    let load = loading.elapsed();
     start_logging(redirect.programs())?;
+    let attaching = Instant::now();
     let started = start(&mut redirect, netns).await;
+    let attach = attaching.elapsed();
     let mut session = Session {
         output: output::stdout(cli.output.format(io::stdout().is_terminal())),
         host,
@@ -74,22 +78,24 @@ pub async fn run(cli: Cli) -> Result<()> {
             let every = cli
                 .output
                 .interval(cli.output.format(io::stdout().is_terminal()));
-            session
-                .watch(
-                    &mut redirect,
-                    metrics.map(|(_, addr)| addr),
-                    every,
-                    &mut stop,
-                )
-                .await
+            let ready = ready(
+                &redirect,
+                metrics.map(|(_, addr)| addr),
+                Took { load, attach },
+            );
+            session.watch(&mut redirect, &ready, every, &mut stop).await
         }
         Err(error) => Err(error),
     };
     let tables = redirect.tables();
+    let detaching = Instant::now();
     let detached = redirect.detach().await;
+    let detach = detaching.elapsed();
     // What made it stop matters more than what went wrong while cleaning up.
     result?;
     detached?;
+    // A reader that is gone is found out below.
+    let _: Reader = output::reader(session.output.detached(detach))?;
     let last = snapshot(&tables)?;
     output::reader(session.output.finish(&last))
         .context("writing to stdout")
@@ -123,11 +129,11 @@ impl Session {
     async fn watch(
         &mut self,
         redirect: &mut Redirect,
-        metrics_addr: Option<SocketAddr>,
+        ready: &Ready,
         every: Duration,
         stop: &mut Stop,
     ) -> Result<()> {
-        let written = self.output.ready(&ready(redirect, metrics_addr));
+        let written = self.output.ready(ready);
         if output::reader(written)? == Reader::Gone {
             return Ok(());
         }
@@ -313,7 +319,7 @@ fn snapshot(tables: &Arc<Mutex<Tables>>) -> Result<Snapshot> {
     Ok(Snapshot::new(lock(tables).counters()?))
 }
 
-fn ready(redirect: &Redirect, metrics_addr: Option<SocketAddr>) -> Ready {
+fn ready(redirect: &Redirect, metrics_addr: Option<SocketAddr>, took: Took) -> Ready {
     let netns = redirect.netns();
     Ready {
         version: env!("CARGO_PKG_VERSION"),
@@ -322,6 +328,7 @@ fn ready(redirect: &Redirect, metrics_addr: Option<SocketAddr>) -> Ready {
         netns_cookie: netns.map(|(_, cookie)| cookie),
         metrics_addr,
         hooks: lock(&redirect.attached()).clone(),
+        took,
     }
 }
 

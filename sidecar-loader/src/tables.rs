@@ -18,7 +18,7 @@ use sidecar_ebpf_common::{
     interface::{Interface, Route},
     lists::{PortGroup, PortLists},
     maps::{self, Listeners},
-    number::Number,
+    number::{Dealt, Number},
     policy::Policy,
 };
 
@@ -33,7 +33,7 @@ pub struct Tables {
     routes: Mirrored<Route>,
     dns_servers: HashMap<MapData, Ip, u32>,
     numbers: HashMap<MapData, OrigDst, Number>,
-    handed_out: Array<MapData, u64>,
+    dealt: Array<MapData, Dealt>,
     listeners: MapData,
     unregistered: Array<MapData, u32>,
     asleep: Array<MapData, u32>,
@@ -64,7 +64,7 @@ impl Tables {
             routes: Mirrored::new(map!(LpmTrie, maps::ROUTES)),
             dns_servers: map!(HashMap, maps::DNS_SERVERS),
             numbers: map!(HashMap, maps::NUMBERS),
-            handed_out: map!(Array, maps::HANDED_OUT),
+            dealt: map!(Array, maps::DEALT),
             listeners,
             unregistered: map!(Array, maps::UNREGISTERED),
             asleep: map!(Array, maps::ASLEEP),
@@ -199,9 +199,11 @@ impl Tables {
     }
 
     pub fn numbers_handed_out(&self) -> Result<u64> {
-        self.handed_out
+        let dealt = self
+            .dealt
             .get(&0, 0)
-            .context("reading the number counter")
+            .context("reading the number counter")?;
+        Ok(dealt.handed_out)
     }
 
     /// Every counter by [`Counter::index`], summed over the CPUs.

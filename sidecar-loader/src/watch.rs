@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sidecar_ebpf_common::listen::Event;
+use sidecar_ebpf_common::listen::{Event, News};
 
 /// Nothing has happened for so long: then the proxy is taken to be done.
 const SETTLED: Duration = Duration::from_millis(300);
@@ -91,13 +91,16 @@ impl Watch {
     /// Takes note of what the programs have told. Asleep, it must be woken.
     pub fn note(&mut self, events: &[Event], now: Instant) {
         for event in events {
-            match event.socket() {
-                Some(cookie) if self.bound.len() < MOST => {
+            match event.news() {
+                News::Bound(cookie) if self.bound.len() < MOST => {
                     self.bound.insert(cookie, now);
                     self.stay(now + SETTLED);
                 }
-                Some(_) => self.crowd_until = Some(now + PATIENCE),
-                None => {
+                News::Bound(_) => self.crowd_until = Some(now + PATIENCE),
+                News::Listens(cookie) => {
+                    self.bound.remove(&cookie);
+                }
+                News::NoListener => {
                     self.is_unsearched = true;
                     self.stay(now + AFTER_REFUSAL);
                 }
@@ -209,6 +212,17 @@ mod tests {
         assert!(!sleeps(&mut watch, &[], later));
         assert!(!sleeps(&mut watch, &[A, 9], later));
         assert!(sleeps(&mut watch, &[B], later), "A is remembered");
+    }
+
+    #[test]
+    fn does_not_wait_for_a_socket_that_has_listened_and_closed() {
+        let start = Instant::now();
+        let mut watch = awake(start);
+        watch.note(&[Event::bound(A), Event::bound(B)], start);
+        watch.note(&[Event::listens(A)], start);
+        assert!(!sleeps(&mut watch, &[], start + SETTLED));
+        watch.note(&[Event::listens(B)], start + SETTLED);
+        assert!(sleeps(&mut watch, &[], start + SETTLED * 2));
     }
 
     #[test]

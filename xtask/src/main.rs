@@ -2,6 +2,7 @@
 //!
 //! What a command needs is made sure of by [`setup`]; every version it asks for is in [`pins`].
 
+mod bench;
 mod command;
 mod compile;
 mod conformance;
@@ -52,6 +53,8 @@ enum Task {
     Demo(demo::Args),
     /// Compare decisions with those of real iptables, probe by probe
     Conformance(conformance::Args),
+    /// Measure what a redirect costs, beside iptables, nftables and none at all
+    Bench(bench::Args),
     /// Check formatting, and run clippy for the host and for the eBPF target
     Lint,
 }
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&workspace, &args),
         Task::Demo(args) => demo::run(&workspace, &args),
         Task::Conformance(args) => conformance::run(&workspace, &args),
+        Task::Bench(args) => bench::run(&workspace, &args),
         Task::Lint => lint::run(&workspace),
     });
     done.unwrap_or_else(|error| {

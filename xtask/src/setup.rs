@@ -26,6 +26,8 @@ pub(crate) struct Needs {
     pub(crate) tests: bool,
     /// The programs that decisions are compared with; tests include them.
     pub(crate) conformance: bool,
+    /// The programs that the benchmark compares and that make its load; tests include them.
+    pub(crate) bench: bool,
     pub(crate) envoy: bool,
 }
 
@@ -35,6 +37,7 @@ pub(crate) const EVERYTHING: Needs = Needs {
     pods: true,
     tests: true,
     conformance: true,
+    bench: true,
     envoy: true,
 };
 
@@ -105,8 +108,11 @@ fn ensure_packages(workspace: &Workspace, needs: Needs, missing: &mut Vec<Missin
     if needs.pods {
         wanted.extend(pins::DEMO_PACKAGES);
     }
-    if needs.tests || needs.conformance {
+    if needs.tests || needs.conformance || needs.bench {
         wanted.extend(pins::CONFORMANCE_PACKAGES);
+    }
+    if needs.tests || needs.bench {
+        wanted.extend(pins::BENCH_PACKAGES);
     }
     if needs.tests {
         wanted.extend(pins::TEST_PACKAGES);

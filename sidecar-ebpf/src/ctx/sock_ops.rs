@@ -4,7 +4,11 @@
     reason = "context structures are raw pointers from the kernel"
 )]
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_get_netns_cookie, programs::SockOpsContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockOpsContext,
+};
 use sidecar_ebpf_common::addr::Port;
 
 use super::field;
@@ -30,6 +34,13 @@ impl<'a> SockOps<'a> {
     pub(crate) fn local_port(&self) -> Port {
         // SAFETY: as above. This field is in host byte order.
         Port(unsafe { field!(self.0.ops, local_port) } as u16)
+    }
+
+    /// Linux 4.12, 92046578ac88.
+    #[inline(always)]
+    pub(crate) fn socket_cookie(&self) -> u64 {
+        // SAFETY: the pointer is the program's context.
+        unsafe { bpf_get_socket_cookie(self.0.as_ptr()) }
     }
 
     /// Linux 5.15.

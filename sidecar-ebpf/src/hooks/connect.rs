@@ -1,5 +1,7 @@
 //! `cgroup/connect4` and `connect6`: the outbound decision.
 
+use core::hint::cold_path;
+
 use sidecar_ebpf_common::{
     addr::{OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
@@ -119,6 +121,7 @@ fn choose_source(hook: OutboundHook, ctx: &SockAddr, policy: &Policy, flow: &Out
 
 #[inline(always)]
 fn refuse(hook: OutboundHook, reason: Reason) -> Outcome {
+    cold_path();
     count(Counter::Other(hook.hook(), reason));
     Outcome::Refuse
 }

@@ -1,5 +1,7 @@
 //! The outbound decision, for whatever hook asks for it: facts in, the rule out and counted.
 
+use core::hint::cold_path;
+
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::{Counter, OutboundHook, Reason},
@@ -30,11 +32,13 @@ pub(crate) fn judge(
     dst: &OrigDst,
 ) -> Judgement {
     if !policy.scope.covers(ctx.netns_cookie()) {
+        cold_path();
         count(Counter::Other(hook.hook(), Reason::OtherNetns));
         return Judgement::LeftAlone;
     }
     // Otherwise one process could ride on a number that another one's connection was given.
     if Rewritten::from_ip(dst.ip).is_some() {
+        cold_path();
         count(Counter::Other(hook.hook(), Reason::RedirectRange));
         return Judgement::Refused;
     }

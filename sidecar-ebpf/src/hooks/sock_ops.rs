@@ -26,6 +26,7 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
     if !policy.scope.is_known() || !policy.scope.covers(ctx.netns_cookie()) {
         return;
     }
+    events::listens(ctx.socket_cookie());
     match listeners::register(ctx.0, of) {
         Registration::Done => info!(ctx.0, "the proxy listens on port {}", port.0),
         Registration::Full => count(Counter::Other(Hook::SockOps, Reason::SlotsFull)),

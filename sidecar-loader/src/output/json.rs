@@ -37,6 +37,11 @@ struct Counters<'a> {
     counters: &'a Snapshot,
 }
 
+#[derive(Serialize)]
+struct Detached {
+    seconds: f64,
+}
+
 impl<W: Write> Json<W> {
     pub fn new(out: W, now: fn() -> SystemTime) -> Self {
         Self { out, now }
@@ -75,6 +80,11 @@ impl<W: Write> Output for Json<W> {
         )
     }
 
+    fn detached(&mut self, took: Duration) -> io::Result<()> {
+        let seconds = took.as_secs_f64();
+        self.event("detached", Detached { seconds })
+    }
+
     fn finish(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.event(
             "final",
@@ -108,6 +118,7 @@ mod tests {
         output
             .counters(&snapshot(&[(RULE_9, 3)]), Duration::from_millis(1500))
             .unwrap();
+        output.detached(Duration::from_millis(2)).unwrap();
         output
             .finish(&snapshot(&[(RULE_9, 4), (RULE_4, 1)]))
             .unwrap();
@@ -127,7 +138,10 @@ mod tests {
                 event["event"].as_str().unwrap().to_owned()
             })
             .collect();
-        assert_eq!(names, ["ready", "pod-found", "counters", "final"]);
+        assert_eq!(
+            names,
+            ["ready", "pod-found", "counters", "detached", "final"]
+        );
     }
 
     #[test]
@@ -140,6 +154,7 @@ mod tests {
                 "version": "0.1.0", "cgroup": "/sys/fs/cgroup/pod", "netns": "/run/netns/pod",
                 "netns_cookie": 4097, "metrics_addr": "127.0.0.1:9464",
                 "hooks": ["connect4", "sk_lookup"],
+                "load_seconds": 0.25, "attach_seconds": 0.005,
             })
         );
     }
@@ -160,14 +175,15 @@ mod tests {
             (connections(&events[2], "9"), connections(&events[2], "4")),
             (3, 0)
         );
+        assert_eq!(events[3]["seconds"], 0.002);
         assert_eq!(
-            (connections(&events[3], "9"), connections(&events[3], "4")),
+            (connections(&events[4], "9"), connections(&events[4], "4")),
             (4, 1)
         );
         assert_eq!(events[2]["elapsed"], 1.5);
-        assert_eq!(events[3].get("elapsed"), None);
+        assert_eq!(events[4].get("elapsed"), None);
         assert!(
-            events[3]["exceptions"]
+            events[4]["exceptions"]
                 .as_array()
                 .unwrap()
                 .iter()

@@ -31,6 +31,23 @@ pub struct Ready {
     pub metrics_addr: Option<SocketAddr>,
     #[serde(serialize_with = "hook_names")]
     pub hooks: Vec<Hook>,
+    #[serde(flatten)]
+    pub took: Took,
+}
+
+/// How long it took to become ready.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Took {
+    /// Until the programs were loaded and the tables filled; once for each loader.
+    #[serde(rename = "load_seconds", serialize_with = "seconds")]
+    pub load: Duration,
+    /// From then until connections are redirected.
+    #[serde(rename = "attach_seconds", serialize_with = "seconds")]
+    pub attach: Duration,
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
 }
 
 fn hook_names<S: Serializer>(hooks: &[Hook], serializer: S) -> Result<S::Ok, S::Error> {
@@ -62,6 +79,10 @@ pub trait Output {
     fn pod_found(&mut self, pod: &PodFound) -> io::Result<()>;
     /// The counters as they are now, `elapsed` after they were last shown.
     fn counters(&mut self, snapshot: &Snapshot, elapsed: Duration) -> io::Result<()>;
+    /// Everything is detached, which took so long. Said in a format for machines only.
+    fn detached(&mut self, _took: Duration) -> io::Result<()> {
+        Ok(())
+    }
     /// Everything is detached; these are the last values.
     fn finish(&mut self, snapshot: &Snapshot) -> io::Result<()>;
 }
@@ -113,6 +134,10 @@ mod tests {
             netns_cookie: Some(4097),
             metrics_addr: Some(([127, 0, 0, 1], 9464).into()),
             hooks: vec![Hook::Connect4, Hook::SkLookup],
+            took: Took {
+                load: Duration::from_millis(250),
+                attach: Duration::from_millis(5),
+            },
         }
     }
 

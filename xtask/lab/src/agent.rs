@@ -21,7 +21,7 @@ use crate::{
     wire::{
         BackgroundRequest, ConnRequest, ConnectOptions, Connected, DEFAULT_TIMEOUT, During,
         IdentityRequest, Level, ListenOptions, Listening, LoadOutcome, LoadPlan, LoadReport,
-        OpError, OpResult, OriginalDst, Request, Seen, Timing, TimingPlan, UdpExchange, UdpReply,
+        OpError, OpResult, OriginalDst, Request, Seen, UdpExchange, UdpReply,
     },
 };
 
@@ -160,11 +160,6 @@ impl Agent {
     /// What [`Agent::load_serve`] has counted so far.
     pub fn load_report(&self) -> OpResult<LoadReport> {
         self.ask_background(BackgroundRequest::LoadReport)
-    }
-
-    /// Connects to itself again and again, on one processor, and tells how long it took.
-    pub fn time_connects(&self, plan: TimingPlan) -> OpResult<Timing> {
-        self.ask_background(BackgroundRequest::TimeConnects(plan))
     }
 
     /// `setgid`, `setuid`: for good. Sockets made before keep the credentials they were made with.

@@ -34,6 +34,7 @@ mod cgroup;
 mod cleanup;
 pub mod conformance;
 pub mod counters;
+mod crowd;
 mod datagram;
 pub mod demo;
 pub mod iptables;
@@ -53,6 +54,7 @@ pub use agent::{Agent, Conn, Listener, UdpEcho};
 pub use cgroup::cgroup2_mount;
 pub use cleanup::Cleanup;
 pub use counters::Counters;
+pub use crowd::{ChurnPlan, Churned, Held, HoldPlan};
 pub use datagram::{Datagrams, UdpOptions};
 pub use loader::Loader;
 pub use netns::{inside as inside_netns, ip_inside};
@@ -61,5 +63,5 @@ pub use pod::{Pod, PodOptions};
 pub use process::{Child, Placement};
 pub use wire::{
     ConnectOptions, FastOpen, Level, ListenOptions, LoadOutcome, LoadPlan, LoadReport, OpError,
-    OpResult, OriginalDst, Seen, Timing, TimingPlan, UdpExchange, UdpReply,
+    OpResult, OriginalDst, Seen, UdpExchange, UdpReply,
 };

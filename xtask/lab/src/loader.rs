@@ -6,15 +6,16 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    counters::Counters,
+    counters::{Counters, http_get},
     pod::Pod,
     process::{Child, Line, Stream},
 };
@@ -25,6 +26,7 @@ pub const VARIABLE: &str = "SIDECAR_LOADER";
 /// The verifier takes its time on a busy machine.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const QUIET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The loader's binary, as the environment names it.
 pub fn binary() -> Result<PathBuf> {
@@ -95,6 +97,29 @@ impl Loader {
                 self.child.transcript()
             )
         })
+    }
+
+    /// Whether `sock_ops` is attached: whether it takes the proxy to be about to listen.
+    pub fn is_watching(&self) -> Result<bool> {
+        let metrics = http_get(self.metrics, "/metrics")?;
+        let name = "sidecar_ebpf_program_attached{hook=\"sock_ops\"} ";
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        Ok(value.context("no metric for sock_ops")? == "1")
+    }
+
+    /// Waits until it has registered the proxy's listeners and expects no more: only then does a
+    /// connection cost what it costs in a pod where nothing changes.
+    pub fn wait_until_quiet(&self) -> Result<()> {
+        let deadline = Instant::now() + QUIET_PATIENCE;
+        while self.is_watching()? {
+            ensure!(
+                Instant::now() < deadline,
+                "the loader still waits for listeners after {QUIET_PATIENCE:?}; it said:\n{}",
+                self.child.transcript()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Everything it has said so far, log lines included.

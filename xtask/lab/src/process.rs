@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io::Write,
+    os::fd::OwnedFd,
     path::PathBuf,
     process::{self, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -101,6 +102,19 @@ impl Placement {
         let stdin = process.stdin.take().context("its stdin is not piped")?;
         let stdout = process.stdout.take().context("its stdout is not piped")?;
         Ok((Child::guard(process, Farewell::Kill), stdin, stdout))
+    }
+
+    /// The same with this as its stdin.
+    pub(crate) fn spawn_on(
+        &self,
+        program: PathBuf,
+        stdin: OwnedFd,
+    ) -> Result<(Child, ChildStdout)> {
+        let mut command = self.command(program, [] as [&str; 0])?;
+        command.stdin(Stdio::from(stdin));
+        let mut process = start(command)?;
+        let stdout = process.stdout.take().context("its stdout is not piped")?;
+        Ok((Child::guard(process, Farewell::Kill), stdout))
     }
 }
 

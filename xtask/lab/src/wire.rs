@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::{datagram::DatagramRequest, proxy::ProxyOptions};
+use crate::{crowd::CrowdRequest, datagram::DatagramRequest, proxy::ProxyOptions};
 
 pub type OpResult<T> = Result<T, OpError>;
 
@@ -240,23 +240,6 @@ pub struct LoadPlan {
     pub timeout: Duration,
 }
 
-/// Connections one after the other, from one thread to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimingPlan {
-    /// Where the thread listens …
-    pub listen: SocketAddr,
-    /// … and where it connects to, which must lead there.
-    pub to: SocketAddr,
-    pub connections: u32,
-    /// The processor everything runs on.
-    pub cpu: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timing {
-    pub elapsed: Duration,
-}
-
 /// What the clients of a load run saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadOutcome {
@@ -313,6 +296,7 @@ pub(crate) enum Request {
     },
     Datagram(DatagramRequest),
     Background(BackgroundRequest),
+    Crowd(CrowdRequest),
     Identity(IdentityRequest),
 }
 
@@ -365,8 +349,6 @@ pub(crate) enum BackgroundRequest {
     LoadConnect(LoadPlan),
     /// [`LoadReport`]
     LoadReport,
-    /// [`Timing`]
-    TimeConnects(TimingPlan),
 }
 
 #[derive(Debug, Serialize, Deserialize)]

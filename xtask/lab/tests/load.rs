@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use sidecar_ebpf_common::{
-    maps::HANDED_OUT,
-    number::{NUMBER_BITS, V4_RANGE},
+    maps::DEALT,
+    number::{Dealt, NUMBER_BITS, V4_RANGE},
 };
 use sidecar_lab::{Agent, Conn, Errno, Level, Listener, LoadPlan, LoadReport, Pod, pod::POD_IP};
 use stage::{Stage, addr, settled};
@@ -302,11 +302,16 @@ fn numbers_begin_again_after_the_last() -> Result<()> {
 fn set_handed_out(loader: u32, count: u64) -> Result<()> {
     let id = maps_of(loader)?
         .into_iter()
-        .find(|&id| MapInfo::from_id(id).is_ok_and(|info| info.name_as_str() == Some(HANDED_OUT)))
-        .with_context(|| format!("process {loader} holds no map {HANDED_OUT}"))?;
-    let mut counts: Array<MapData, u64> = Map::Array(MapData::from_id(id)?).try_into()?;
-    counts.set(0, count, 0)?;
-    ensure!(counts.get(&0, 0)? == count, "the count was not written");
+        .find(|&id| MapInfo::from_id(id).is_ok_and(|info| info.name_as_str() == Some(DEALT)))
+        .with_context(|| format!("process {loader} holds no map {DEALT}"))?;
+    let mut map: Array<MapData, Dealt> = Map::Array(MapData::from_id(id)?).try_into()?;
+    let mut dealt = map.get(&0, 0)?;
+    dealt.handed_out = count;
+    map.set(0, dealt, 0)?;
+    ensure!(
+        map.get(&0, 0)?.handed_out == count,
+        "the count was not written"
+    );
     Ok(())
 }
 

@@ -79,8 +79,10 @@ pub enum Work {
     RoundTrip { bytes: u32 },
     /// As many bytes as will go, one way. An operation is a megabyte (2^20 bytes).
     Bulk,
-    /// Requests through a real proxy.
+    /// Requests through a real proxy, on connections that stay open.
     Http,
+    /// The same with a new connection for each.
+    HttpClose,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -113,10 +115,13 @@ pub enum Sweep {
     ExcludedRanges,
     ExcludedPorts,
     OpenConnections,
+    /// How many connections more conntrack had room for when the work began.
+    TrackingRoom,
 }
 
-/// What one arm did in one round.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// What one arm did in one round. As JSON the numbers alone, in this order: there are thousands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "[u64; 6]", into = "[u64; 6]")]
 pub struct Round {
     pub operations: u64,
     pub elapsed: u64,
@@ -125,6 +130,33 @@ pub struct Round {
     pub p50: u64,
     pub p99: u64,
     pub p999: u64,
+}
+
+impl From<[u64; 6]> for Round {
+    fn from([operations, elapsed, cpu, p50, p99, p999]: [u64; 6]) -> Self {
+        Self {
+            operations,
+            elapsed,
+            cpu,
+            p50,
+            p99,
+            p999,
+        }
+    }
+}
+
+impl From<Round> for [u64; 6] {
+    fn from(round: Round) -> Self {
+        let Round {
+            operations,
+            elapsed,
+            cpu,
+            p50,
+            p99,
+            p999,
+        } = round;
+        [operations, elapsed, cpu, p50, p99, p999]
+    }
 }
 
 impl Round {
@@ -162,14 +194,21 @@ pub struct Finding {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quantity {
-    /// Until the redirect works, programs loaded before.
+    /// Until the redirect works, programs loaded before; for rules, the command that makes them.
     Attach,
     /// The same for the first pod: with loading.
     FirstAttach,
     Detach,
-    /// Of an idle pod: maps and programs, or rules and tables.
+    /// Of an idle pod: maps and programs with their machine code, as the kernel accounts for them.
     PodMemory,
+    /// By how much the machine's kernel memory grew when the redirect of a pod was made: rough, for
+    /// everything else that runs is in it, but the same for all arms.
+    PodMemoryGrowth,
+    /// What the redirect itself keeps for an open connection: map memory, or tracked connections at
+    /// the size of one. Their extensions (addresses before translation, and such) are not in it.
     ConnectionMemory,
+    /// By how much kernel memory grew for an open connection, with the sockets of both ends.
+    ConnectionMemoryGrowth,
     /// How many connections one pod address has had open at once.
     OpenConnections,
     /// One run of a program, by the kernel's statistics (`kernel.bpf_stats_enabled`).
@@ -182,4 +221,12 @@ pub enum Quantity {
     },
     /// All programs together, per redirected connection.
     ProgramsPerConnection,
+    /// The same for a connection from outside.
+    ProgramsPerInboundConnection,
+    /// One run of the cheapest program: what the statistics cost is in it, and in every other run.
+    CheapestRun,
+    /// Connections opened and closed in a second, by several threads.
+    ChurnRate,
+    /// The share of them that did not come about.
+    ChurnFailures,
 }

@@ -49,6 +49,48 @@ impl Backend {
         Ok(())
     }
 
+    /// Puts the rules into a namespace that has none, as Istio does: other tables are not touched,
+    /// so they cost nothing. The calling thread is in the namespace.
+    pub(super) fn install(self, rules: &Rules) -> Result<()> {
+        let families = [
+            (Family::V4, Some(&rules.v4)),
+            (Family::V6, rules.v6.as_ref()),
+        ];
+        for (family, rules) in families {
+            let Some(rules) = rules else { continue };
+            let (program, args, text) = match self {
+                Self::Legacy | Self::Nft => {
+                    let program = self.program(family, "restore");
+                    (program, ["--noflush", "--wait"], rules.to_string())
+                }
+                Self::Native => {
+                    let (v4, v6) = match family {
+                        Family::V4 => (Some(rules), None),
+                        Family::V6 => (None, Some(rules)),
+                    };
+                    let text = rules::nftables::to_nft(v4, v6)?;
+                    ("nft".to_owned(), ["-f", "-"], text)
+                }
+            };
+            run(&program, args, &text).with_context(|| format!("{program} with\n{text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes away the IPv4 rules of the table nat, which is all that default settings make.
+    pub(super) fn remove(self) -> Result<()> {
+        let (program, args, text) = match self {
+            Self::Legacy | Self::Nft => {
+                let program = self.program(Family::V4, "restore");
+                (program, ["--wait"].as_slice(), "*nat\nCOMMIT\n")
+            }
+            Self::Native => ("nft".to_owned(), ["flush", "ruleset"].as_slice(), ""),
+        };
+        run(&program, args, text)
+            .map(drop)
+            .with_context(|| format!("{program}, to take rules away"))
+    }
+
     /// Packets by rule of the table nat, where they are connections.
     pub fn counts(self, rules: &Rules) -> Result<Moves> {
         let mut counts = Moves::new();

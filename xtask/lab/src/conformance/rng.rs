@@ -1,14 +1,14 @@
 //! Random numbers that a seed makes again: splitmix64.
 
 #[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -17,26 +17,32 @@ impl Rng {
     }
 
     /// Less than `end`, which is not 0.
-    pub(super) fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    pub(super) fn percent(&mut self, chance: usize) -> bool {
+    pub(crate) fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
     /// One of them; there must be one.
-    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         of.get(self.below(of.len()))
             .expect("a list that is never empty")
     }
 
     /// One to `most` different ones, in random order.
-    pub(super) fn some<'a, T>(&mut self, of: &'a [T], most: usize) -> Vec<&'a T> {
+    pub(crate) fn some<'a, T>(&mut self, of: &'a [T], most: usize) -> Vec<&'a T> {
         let mut left: Vec<&T> = of.iter().collect();
         let count = 1 + self.below(most.min(of.len()));
         (0..count)
             .map(|_| left.swap_remove(self.below(left.len())))
             .collect()
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (1..items.len()).rev() {
+            items.swap(end, self.below(end + 1));
+        }
     }
 }

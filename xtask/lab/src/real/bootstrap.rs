@@ -35,8 +35,8 @@ pub(super) fn bootstrap(options: &EnvoyOptions, admin: &Path) -> Value {
         listener(options, Direction::Inbound, INBOUND_PORT),
     ];
     let mut clusters = vec![
-        cluster(Direction::Outbound, outbound_source(options)),
-        cluster(Direction::Inbound, Some(inbound_source(options))),
+        cluster(options, Direction::Outbound, outbound_source(options)),
+        cluster(options, Direction::Inbound, Some(inbound_source(options))),
         json!({ "name": BLACK_HOLE, "type": "STATIC" }),
     ];
     for route in &options.routes {
@@ -94,6 +94,15 @@ fn listener(options: &EnvoyOptions, direction: Direction, port: u16) -> Value {
     let others: Vec<Value> = addresses
         .map(|address| json!({ "address": address }))
         .collect();
+    if options.upstreams.is_some() {
+        let mut filter = forward(direction, &direction.to_string());
+        filter["typed_config"]["access_log"] = json!([]);
+        return with_chains(
+            direction,
+            (first, &others),
+            &[json!({ "filters": [filter] })],
+        );
+    }
     let mut filter_chains = vec![json!({
         "name": "loop",
         "filter_chain_match": { "destination_port": port },
@@ -116,6 +125,15 @@ fn listener(options: &EnvoyOptions, direction: Direction, port: u16) -> Value {
         "name": "forward",
         "filters": [forward(direction, &direction.to_string())],
     }));
+    with_chains(direction, (first, &others), &filter_chains)
+}
+
+/// A listener at the first address and the others, which asks for the original destination.
+fn with_chains(
+    direction: Direction,
+    (first, others): (Option<Value>, &[Value]),
+    filter_chains: &[Value],
+) -> Value {
     json!({
         "name": direction.to_string(),
         "address": first,
@@ -177,18 +195,30 @@ fn access_log(direction: Direction) -> Value {
     })
 }
 
-fn cluster(direction: Direction, source: Option<Value>) -> Value {
+fn cluster(options: &EnvoyOptions, direction: Direction, source: Option<Value>) -> Value {
+    if let Some(upstreams) = options.upstreams {
+        let to = upstreams.of(direction);
+        let address = socket_address(options, to.ip(), to.port());
+        let mut fixed = static_cluster(&direction.to_string(), &address);
+        fixed["upstream_bind_config"] = json!(source);
+        fixed["circuit_breakers"] = no_limits();
+        return fixed;
+    }
     json!({
         "name": direction.to_string(),
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": "5s",
         "upstream_bind_config": source,
-        "circuit_breakers": { "thresholds": [{
-            "max_connections": NO_LIMIT,
-            "max_pending_requests": NO_LIMIT,
-        }] },
+        "circuit_breakers": no_limits(),
     })
+}
+
+fn no_limits() -> Value {
+    json!({ "thresholds": [{
+        "max_connections": NO_LIMIT,
+        "max_pending_requests": NO_LIMIT,
+    }] })
 }
 
 fn inbound_source(options: &EnvoyOptions) -> Value {

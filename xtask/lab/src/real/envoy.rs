@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    AccessEntry, bootstrap::bootstrap, entries, scratch::Scratch, version_line, wait_for_entries,
-    wait_until_ready,
+    AccessEntry, Upstreams, ask, bootstrap::bootstrap, entries, scratch::Scratch, version_line,
+    wait_for_entries, wait_until_ready,
 };
 use crate::{
     process::{Child, Placement},
-    proxy::Route,
+    proxy::{Direction, INBOUND_PORT, OUTBOUND_PORT, Route},
 };
 
 /// The environment variable that names the program.
@@ -44,6 +44,8 @@ pub struct EnvoyOptions {
     /// Whether the administration interface answers on Istio's ports too: 15000 for localhost and
     /// 15090 for everybody. They write no access log.
     pub istio_ports: bool,
+    /// Where everything goes, in place of the original destination.
+    pub upstreams: Option<Upstreams>,
 }
 
 impl Default for EnvoyOptions {
@@ -56,6 +58,7 @@ impl Default for EnvoyOptions {
             sockets_in: None,
             routes: Vec::new(),
             istio_ports: false,
+            upstreams: None,
         }
     }
 }
@@ -92,6 +95,7 @@ impl EnvoyOptions {
 pub struct Envoy {
     child: Child,
     version: String,
+    admin: PathBuf,
     _scratch: Scratch,
 }
 
@@ -123,6 +127,7 @@ impl Envoy {
         Ok(Self {
             child,
             version,
+            admin,
             _scratch: scratch,
         })
     }
@@ -134,6 +139,28 @@ impl Envoy {
     /// Such as `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// How many connections a listener has accepted so far, at all addresses.
+    pub fn accepted(&self, direction: Direction) -> Result<u64> {
+        const REQUEST: &str = "GET /stats?filter=downstream_cx_total HTTP/1.1\r\n\
+                               Host: envoy\r\nConnection: close\r\n\r\n";
+        let answer = ask(&self.admin, REQUEST).context("asking Envoy for its statistics")?;
+        let port = match direction {
+            Direction::Outbound => OUTBOUND_PORT,
+            Direction::Inbound => INBOUND_PORT,
+        };
+        // Workers have lines of their own, which end in `.downstream_cx_total`, too.
+        let line = format!("_{port}.downstream_cx_total: ");
+        let counts = answer
+            .lines()
+            .filter(|text| text.starts_with("listener."))
+            .filter_map(|text| text.split_once(&line));
+        let counts: Vec<u64> = counts
+            .map(|(_, count)| count.trim().parse())
+            .collect::<Result<_, _>>()?;
+        ensure!(!counts.is_empty(), "no such listener in {answer}");
+        Ok(counts.iter().sum())
     }
 
     /// The connections that have ended so far.
@@ -168,7 +195,6 @@ fn parse(line: &str) -> Result<AccessEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::Direction;
 
     #[test]
     fn a_line_of_the_log_is_an_entry() {

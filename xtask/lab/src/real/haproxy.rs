@@ -1,12 +1,19 @@
 //! A real haproxy, Debian's. It asks `SO_ORIGINAL_DST` of AF_INET sockets only, so IPv4 it is.
 
-use std::{ffi::OsString, net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::{
-    AccessEntry, entries, scratch::Scratch, version_line, wait_for_entries, wait_until_ready,
+    AccessEntry, Upstreams, ask, entries, scratch::Scratch, version_line, wait_for_entries,
+    wait_until_ready,
 };
 use crate::{
     process::{Child, Placement},
@@ -22,11 +29,16 @@ const READY_ANSWER: &str = "Name: HAProxy";
 pub struct HaproxyOptions {
     /// Threads. Each has a listening socket of its own (`SO_REUSEPORT`) per port.
     pub workers: u32,
+    /// Where everything goes, in place of the original destination.
+    pub upstreams: Option<Upstreams>,
 }
 
 impl Default for HaproxyOptions {
     fn default() -> Self {
-        Self { workers: 2 }
+        Self {
+            workers: 2,
+            upstreams: None,
+        }
     }
 }
 
@@ -35,6 +47,7 @@ impl Default for HaproxyOptions {
 pub struct Haproxy {
     child: Child,
     version: String,
+    control: PathBuf,
     _scratch: Scratch,
 }
 
@@ -55,6 +68,7 @@ impl Haproxy {
         Ok(Self {
             child,
             version,
+            control,
             _scratch: scratch,
         })
     }
@@ -66,6 +80,25 @@ impl Haproxy {
     /// Such as `HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// How many connections a listener has accepted so far.
+    pub fn accepted(&self, direction: Direction) -> Result<u64> {
+        let answer =
+            ask(&self.control, "show stat\n").context("asking haproxy for its counters")?;
+        let mut lines = answer
+            .lines()
+            .map(|line| line.split(',').collect::<Vec<_>>());
+        let names = lines.next().context("no counters")?;
+        let column = names.iter().position(|&name| name == "stot");
+        let column = column.context("no counter of sessions")?;
+        let name = direction.to_string();
+        let line =
+            lines.find(|it| it.first() == Some(&name.as_str()) && it.get(1) == Some(&"FRONTEND"));
+        let count = line
+            .as_ref()
+            .and_then(|line| line.get(column)?.parse().ok());
+        count.with_context(|| format!("no listener {name} in {answer}"))
     }
 
     /// The connections that have ended so far.
@@ -84,6 +117,17 @@ impl Haproxy {
 fn config(options: &HaproxyOptions, control: &Path) -> String {
     let workers = options.workers;
     let frontend = |direction: Direction, port: u16, server: &str| {
+        if let Some(upstreams) = options.upstreams {
+            let to = upstreams.of(direction);
+            // It is asked for, and not used.
+            return format!(
+                "listen {direction}\n\
+                 \x20   bind 0.0.0.0:{port} shards {workers}\n\
+                 \x20   no log\n\
+                 \x20   tcp-request content set-var(sess.dst) fc_dst\n\
+                 \x20   server fixed {to}{server}\n"
+            );
+        }
         format!(
             "listen {direction}\n\
              \x20   bind 0.0.0.0:{port} shards {workers}\n\

@@ -8,7 +8,7 @@
 mod bootstrap;
 mod envoy;
 mod haproxy;
-mod scratch;
+pub(crate) mod scratch;
 
 use std::{
     io::{Read, Write},
@@ -30,6 +30,23 @@ use crate::{
     process::{Child, Stream, run_command},
     proxy::Direction,
 };
+
+/// Where a proxy sends everything, whatever its original destination: for load, where arms with and
+/// without redirection are to have the same work. No access log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+}
+
+impl Upstreams {
+    fn of(self, direction: Direction) -> SocketAddr {
+        match direction {
+            Direction::Outbound => self.outbound,
+            Direction::Inbound => self.inbound,
+        }
+    }
+}
 
 /// How long a proxy may take to open its listeners.
 const START_PATIENCE: Duration = Duration::from_secs(20);

@@ -16,14 +16,14 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Belongs to the user of the placement; removed with everything in it when dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     path: PathBuf,
     owner: (Option<u32>, Option<u32>),
     _cleanup: Cleanup,
 }
 
 impl Scratch {
-    pub(super) fn new(hint: &str, placement: &Placement) -> Result<Self> {
+    pub(crate) fn new(hint: &str, placement: &Placement) -> Result<Self> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("sidecar-lab-{}-{number}-{hint}", process::id());
         let path = env::temp_dir().join(name);
@@ -48,11 +48,11 @@ impl Scratch {
         Ok(scratch)
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         self.give(&path)?;

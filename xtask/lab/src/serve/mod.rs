@@ -1,11 +1,11 @@
 //! The agent's side of [`crate::agent`]: reads requests from stdin, works, writes replies to
 //! stdout, and ends with its stdin.
 
+mod crowd;
 mod datagram;
 mod echo;
 mod load;
 mod tcp;
-mod timing;
 mod udp;
 
 use std::{
@@ -46,6 +46,7 @@ struct Server {
     echoed: Log<Seen>,
     proxied: Log<ProxyLine>,
     load: Arc<Mutex<LoadReport>>,
+    crowd: crowd::Crowd,
 }
 
 /// Serves requests until stdin ends.
@@ -97,6 +98,7 @@ impl Server {
             }
             Request::Datagram(request) => self.answer_datagram(request),
             Request::Background(request) => self.answer_background(request),
+            Request::Crowd(request) => self.crowd.answer(&request),
             Request::Identity(request) => reply(change_identity(&request)?),
         }
     }
@@ -140,7 +142,6 @@ impl Server {
                 reply(load::serve(addr, workers, &self.load)?)
             }
             BackgroundRequest::LoadConnect(plan) => reply(load::connect(&plan)?),
-            BackgroundRequest::TimeConnects(plan) => reply(timing::connects(&plan)?),
             BackgroundRequest::LoadReport => reply(
                 self.load
                     .lock()

@@ -7,9 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use sidecar_lab::{
-    Agent, Errno, ListenOptions, Listener, Loader, Placement, Pod, counters::http_get,
-};
+use sidecar_lab::{Agent, Errno, ListenOptions, Listener, Loader, Placement, Pod};
 
 use crate::{
     CAPTURED, assert_idle, pod_at, pod6_at,
@@ -23,12 +21,7 @@ const SOON: Duration = Duration::from_secs(1);
 const SERVICE: &str = "10.96.0.10:80";
 
 fn is_watching(loader: &Loader) -> Result<bool> {
-    let metrics = http_get(loader.metrics_addr(), "/metrics")?;
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("sidecar_ebpf_program_attached{hook=\"sock_ops\"} "))
-        .context("no metric for sock_ops")?;
-    let says = line == "1";
+    let says = loader.is_watching()?;
     let links = links(loader.pid())?;
     // Both may change in between.
     if links != usize::from(says) {

@@ -1,0 +1,298 @@
+//! An arm: a pod with one way of redirecting, or none. All arms of a run are alive at once, each in
+//! a pod of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{
+    crew::{Crew, SERVICES, Slice, Ways},
+    further::{Further, Running},
+    record::{ArmInfo, Case, Direction, Point},
+};
+use crate::{
+    Loader,
+    conformance::{Backend, Installed, Redirected},
+    netns::inside,
+    pod::Pod,
+    process::run,
+};
+
+/// The proxy's ports by Istio's default.
+pub const OUTBOUND_PORT: u16 = 15001;
+pub const INBOUND_PORT: u16 = 15006;
+/// The application's port.
+pub const APP_PORT: u16 = 8080;
+
+/// What redirects.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Nothing does: every ratio is to this one.
+    None,
+    /// Istio's rules.
+    Rules(Backend),
+    /// The loader.
+    Ours,
+    /// What a file of the user describes.
+    Further(Arc<Further>),
+}
+
+impl Kind {
+    pub const BUILT_IN: [Self; 5] = [
+        Self::None,
+        Self::Rules(Backend::Legacy),
+        Self::Rules(Backend::Nft),
+        Self::Rules(Backend::Native),
+        Self::Ours,
+    ];
+
+    pub fn name(&self) -> &str {
+        match self {
+            Self::None => "none",
+            Self::Rules(backend) => backend.name(),
+            Self::Ours => "sidecar-ebpf",
+            Self::Further(further) => &further.name,
+        }
+    }
+
+    fn description(&self) -> String {
+        match self {
+            Self::None => {
+                "no redirection: the application connects to 127.0.0.1:15001, the cluster to the \
+                 proxy's listener at port 8080 of the pod"
+                    .to_owned()
+            }
+            Self::Rules(Backend::Legacy) => rules("iptables-legacy-restore"),
+            Self::Rules(Backend::Nft) => rules("iptables-nft-restore"),
+            Self::Rules(Backend::Native) => rules("nft, translated rule by rule"),
+            Self::Ours => "this project's loader with its default settings".to_owned(),
+            Self::Further(further) => further.description.clone(),
+        }
+    }
+
+    pub fn info(&self) -> ArmInfo {
+        ArmInfo {
+            name: self.name().to_owned(),
+            description: self.description(),
+        }
+    }
+}
+
+fn rules(how: &str) -> String {
+    format!("the IPv4 rules of Istio's default installation, by {how}")
+}
+
+/// How an arm departs from the default.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Flags as the loader takes them, each one `--name=value`; the rules are made to match.
+    pub flags: Vec<String>,
+    /// More flags for the loader alone.
+    pub loader: Vec<String>,
+    /// Where in a sweep this is.
+    pub at: Option<Point>,
+}
+
+/// One arm at work. Dropping it ends everything in it.
+#[derive(Debug)]
+pub struct Arm {
+    pub name: String,
+    pub at: Option<Point>,
+    kind: Kind,
+    ways: Ways,
+    crew: Option<Crew>,
+    redirect: Redirect,
+    /// What was counted when we looked last.
+    last: Redirected,
+    // Last: what runs in it ends before it goes.
+    pub pod: Pod,
+}
+
+#[derive(Debug)]
+enum Redirect {
+    None,
+    Rules(Installed),
+    // Boxed, for the others are small.
+    Ours(Box<Loader>),
+    Further(Running),
+}
+
+impl Arm {
+    pub fn start(kind: &Kind, settings: &Settings) -> Result<Self> {
+        let name = kind.name().to_owned();
+        Self::begin(kind, settings).with_context(|| format!("starting the arm {name}"))
+    }
+
+    fn begin(kind: &Kind, settings: &Settings) -> Result<Self> {
+        let pod = Pod::new(kind.name())?;
+        let redirect = match kind {
+            Kind::None => Redirect::None,
+            Kind::Rules(backend) => {
+                Redirect::Rules(Installed::new(&pod, *backend, &settings.flags)?)
+            }
+            Kind::Ours => {
+                // Named, for no process of the pod runs yet by which the loader would find it.
+                let netns = format!("--netns={}", pod.netns_path().display());
+                let flags = settings.flags.iter().chain(&settings.loader);
+                let flags: Vec<&str> = flags.chain([&netns]).map(String::as_str).collect();
+                Redirect::Ours(Loader::start(&pod, &flags)?.into())
+            }
+            Kind::Further(further) => Redirect::Further(Running::start(further, &pod)?),
+        };
+        let is_redirected = !matches!(kind, Kind::None);
+        let mut arm = Self {
+            name: kind.name().to_owned(),
+            at: settings.at,
+            kind: kind.clone(),
+            ways: Ways {
+                is_redirected,
+                outbound_port: OUTBOUND_PORT,
+                inbound_port: if is_redirected {
+                    INBOUND_PORT
+                } else {
+                    APP_PORT
+                },
+            },
+            crew: None,
+            redirect,
+            last: Redirected::default(),
+            pod,
+        };
+        arm.last = arm.read_counters()?;
+        Ok(arm)
+    }
+
+    pub const fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Whether connections are meant to be redirected in it.
+    pub const fn is_redirected(&self) -> bool {
+        self.ways.is_redirected
+    }
+
+    /// Whether it redirects connections of this direction: further arms may know only one.
+    pub fn covers(&self, direction: Direction) -> bool {
+        match &self.redirect {
+            Redirect::Further(running) => running.covers(direction),
+            Redirect::None | Redirect::Rules(_) | Redirect::Ours(_) => true,
+        }
+    }
+
+    /// The loader, in the arm that has one.
+    pub fn loader(&self) -> Option<&Loader> {
+        match &self.redirect {
+            Redirect::Ours(loader) => Some(loader),
+            Redirect::None | Redirect::Rules(_) | Redirect::Further(_) => None,
+        }
+    }
+
+    /// Works through the case for so long. Workers are started for the first one.
+    pub fn slice(&mut self, case: Case, time: Duration) -> Result<Slice> {
+        let crew = match &mut self.crew {
+            Some(crew) => crew,
+            none => {
+                let crew = none.insert(Crew::start(&self.pod, self.ways)?);
+                if let Redirect::Ours(loader) = &self.redirect {
+                    loader.wait_until_quiet()?;
+                }
+                crew
+            }
+        };
+        crew.slice(case, time)
+    }
+
+    /// Ends the workers, so that others may have their ports.
+    pub fn dismiss(&mut self) {
+        self.crew = None;
+    }
+
+    /// How many connections were redirected since the last call (or the start), by the counters of
+    /// what redirects; `None` where it has none. Without redirection it is made sure that nothing
+    /// is there that could.
+    pub fn counted(&mut self) -> Result<Option<Redirected>> {
+        if let Redirect::Further(running) = &self.redirect
+            && !running.has_counters()
+        {
+            return Ok(None);
+        }
+        let now = self.read_counters()?;
+        let before = std::mem::replace(&mut self.last, now);
+        Ok(Some(Redirected {
+            outbound: now.outbound.saturating_sub(before.outbound),
+            inbound: now.inbound.saturating_sub(before.inbound),
+        }))
+    }
+
+    /// Who says it.
+    pub fn counted_by(&self) -> String {
+        match &self.redirect {
+            Redirect::None => {
+                "no rule is there, and SO_ORIGINAL_DST has no answer for any connection".to_owned()
+            }
+            Redirect::Rules(_) => "packet counters of the rules that redirect".to_owned(),
+            Redirect::Ours(_) => {
+                "the loader's counters connect4 rule 9 and sk_lookup inbound-all".to_owned()
+            }
+            Redirect::Further(running) if running.has_counters() => {
+                "the arm's own counter command".to_owned()
+            }
+            Redirect::Further(_) => format!(
+                "no counter: the proxy accepted them, and nobody listens at {} and its like",
+                SERVICES[0]
+            ),
+        }
+    }
+
+    fn read_counters(&self) -> Result<Redirected> {
+        let read = match &self.redirect {
+            Redirect::None => nothing_redirects(&self.pod),
+            Redirect::Rules(installed) => installed.redirected(),
+            Redirect::Ours(loader) => loader.counters().map(|counters| Redirected {
+                outbound: counters.get("connect4", "9"),
+                inbound: counters.get("sk_lookup", "inbound-all"),
+            }),
+            Redirect::Further(running) => running.redirected(),
+        };
+        read.with_context(|| format!("the counters of the arm {}", self.name))
+    }
+
+    /// Takes away what redirects, so that a test sees what a run says of it. In the arm without
+    /// redirection: adds something.
+    pub(super) fn break_it(&self) -> Result<()> {
+        match &self.redirect {
+            Redirect::None => Installed::new(&self.pod, Backend::Native, &[]).map(drop),
+            Redirect::Rules(_) => self.pod_flush(),
+            Redirect::Ours(loader) => {
+                loader.signal(Signal::SIGKILL)?;
+                loader.wait().map(drop)
+            }
+            Redirect::Further(running) => running.tear_down(),
+        }
+    }
+
+    fn pod_flush(&self) -> Result<()> {
+        inside(&self.pod.netns_path(), || {
+            run("iptables-legacy", ["-t", "nat", "-F"], "")?;
+            run("nft", ["flush", "ruleset"], "")
+        })??;
+        Ok(())
+    }
+}
+
+/// An error if the pod has any rules.
+fn nothing_redirects(pod: &Pod) -> Result<Redirected> {
+    let (rules, tables) = inside(&pod.netns_path(), || {
+        let rules = run("nft", ["list", "ruleset"], "")?;
+        // The tables of iptables-legacy; without its module there is no such file, and none.
+        let tables = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+        anyhow::Ok((rules, tables.unwrap_or_default()))
+    })??;
+    let found = format!("{rules}{tables}");
+    ensure!(
+        found.trim().is_empty(),
+        "the pod without redirection has rules: {found}"
+    );
+    Ok(Redirected::default())
+}

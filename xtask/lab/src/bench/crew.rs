@@ -1,0 +1,183 @@
+//! The workers of one arm: the proxy, the application and somebody elsewhere in the cluster. They
+//! work through one case for a while, and say what they did.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    sys::eventfd::{EfdFlags, EventFd},
+    unistd::Pid,
+};
+
+use super::{
+    record::{Case, Cpus, Direction, Round, Work},
+    work::order::{Accepted, Drive, Drove, Job, Order, Serve, Served},
+    worker::Worker,
+};
+use crate::pod::{POD_IP, Pod};
+
+/// Where the application connects to, in turn: nobody listens there.
+pub(super) const SERVICES: [SocketAddr; 8] = services();
+const SERVICE_PORT: u16 = 80;
+/// Where the cluster connects to; nobody listens there where inbound connections are redirected.
+pub(super) const APP_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(POD_IP), 8080);
+
+/// What an arm did with one case in one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    pub round: Round,
+    /// That the client's end made.
+    pub connections: u64,
+    /// What the proxy's end says of them, if it can be asked.
+    pub arrived: Option<Arrived>,
+}
+
+/// What the proxy saw of the connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    pub connections: u64,
+    /// How many of them have an original destination by `SO_ORIGINAL_DST`.
+    pub with_original_dst: u64,
+    /// One of these destinations.
+    pub original_dst: Option<SocketAddr>,
+}
+
+/// Where connections go and where they arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// None: the application connects to the proxy itself.
+    pub(super) is_redirected: bool,
+    pub(super) outbound_port: u16,
+    pub(super) inbound_port: u16,
+}
+
+impl Ways {
+    fn listener(self, direction: Direction) -> u16 {
+        match direction {
+            Direction::Outbound => self.outbound_port,
+            Direction::Inbound => self.inbound_port,
+        }
+    }
+
+    fn targets(self, direction: Direction) -> Vec<SocketAddr> {
+        match direction {
+            Direction::Outbound if self.is_redirected => SERVICES.to_vec(),
+            // The plainest and fastest way there is.
+            Direction::Outbound => vec![(Ipv4Addr::LOCALHOST, self.outbound_port).into()],
+            Direction::Inbound => vec![APP_ADDR],
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Crew {
+    ways: Ways,
+    app: Worker,
+    remote: Worker,
+    proxy: Worker,
+}
+
+impl Crew {
+    pub(super) fn start(pod: &Pod, ways: Ways) -> Result<Self> {
+        let ports = [ways.outbound_port, ways.inbound_port];
+        let mut proxy = Worker::start("the worker in the proxy's container", &pod.proxy())?;
+        let mut app = Worker::start("the worker in the application's container", &pod.app())?;
+        let mut remote = Worker::start("the worker elsewhere in the cluster", &pod.remote())?;
+        let listeners = proxy.listen(&ports)?;
+        let signal = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).context("making an eventfd")?;
+        proxy.take(&[], &[], &signal)?;
+        app.take(&ports, &listeners, &signal)?;
+        remote.take(&ports, &listeners, &signal)?;
+        Ok(Self {
+            ways,
+            app,
+            remote,
+            proxy,
+        })
+    }
+
+    pub(super) fn slice(&mut self, case: Case, time: Duration) -> Result<Slice> {
+        let (client_cpu, server_cpu) = processors(case.cpus)?;
+        let job = match case.work {
+            Work::Connect => Job::Connect,
+            Work::RoundTrip { bytes } => Job::RoundTrip { bytes },
+            Work::Bulk => Job::Bulk,
+            Work::Http | Work::HttpClose => bail!("HTTP is not these workers' work"),
+        };
+        let drive = Drive {
+            job,
+            targets: self.ways.targets(case.direction),
+            time,
+            cpu: client_cpu,
+        };
+        let listener = self.ways.listener(case.direction);
+        let client = match case.direction {
+            Direction::Outbound => &mut self.app,
+            Direction::Inbound => &mut self.remote,
+        };
+        if (case.work, case.cpus) == (Work::Connect, Cpus::One) {
+            let drove: Drove = client.ask(&Order::BothEnds { listener, drive })?;
+            return Ok(slice(&drove, 0, drove.accepted));
+        }
+        let serve = Serve {
+            job,
+            listener,
+            cpu: server_cpu,
+        };
+        self.proxy.ask::<()>(&Order::Serve(serve))?;
+        let drove: Drove = client.ask(&Order::Drive(drive))?;
+        self.proxy.tell(&Order::Stop)?;
+        let served: Served = self.proxy.hear(Duration::ZERO)?;
+        Ok(slice(&drove, served.cpu, served.accepted))
+    }
+}
+
+fn slice(drove: &Drove, served_cpu: u64, accepted: Accepted) -> Slice {
+    Slice {
+        round: Round {
+            operations: drove.operations,
+            elapsed: drove.elapsed,
+            cpu: drove.cpu + served_cpu,
+            p50: drove.p50,
+            p99: drove.p99,
+            p999: drove.p999,
+        },
+        connections: drove.connections,
+        arrived: Some(Arrived {
+            connections: accepted.connections,
+            with_original_dst: accepted.redirected,
+            original_dst: accepted.example,
+        }),
+    }
+}
+
+/// The client's and the server's.
+pub fn processors(cpus: Cpus) -> Result<(usize, usize)> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("asking for our processors")?;
+    let mut ours = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+    let first = ours.next().context("no processor is ours")?;
+    let second = match cpus {
+        Cpus::One => Some(first),
+        Cpus::Two => ours.next(),
+    };
+    ensure!(
+        second.is_some(),
+        "work across two processors takes two, and this process may use one only (see taskset)"
+    );
+    Ok((first, second.unwrap_or(first)))
+}
+
+const fn services() -> [SocketAddr; 8] {
+    let mut all = [SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0); 8];
+    let mut at = 0;
+    while at < all.len() {
+        let ip = Ipv4Addr::new(10, 96, 0, at as u8 + 1);
+        all[at] = SocketAddr::new(std::net::IpAddr::V4(ip), SERVICE_PORT);
+        at += 1;
+    }
+    all
+}

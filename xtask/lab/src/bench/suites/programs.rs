@@ -1,0 +1,121 @@
+//! Run time of each program, by the kernel's own statistics.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::sys::{Stats, enable_stats};
+
+use super::{CONNECT, times};
+use crate::bench::{
+    Arm, Bench, Kind, Settings,
+    kernel::Held,
+    options::Only,
+    record::{Case, Direction, Plan, Quantity},
+};
+
+const SLICE: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(100);
+const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+
+pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
+    if !bench.wants(Only::Programs) {
+        return Ok(());
+    }
+    let times = times(plan, 3, 21);
+    let kinds = bench.kinds().into_iter();
+    // Whose programs the others run, nobody knows.
+    let ours: Vec<Kind> = kinds.filter(|kind| matches!(kind, Kind::Ours)).collect();
+    bench.expect_steps(2 * u64::from(times) * ours.len() as u64);
+    for kind in ours {
+        for _ in 0..times {
+            // Loaded anew each time: where code and maps come to lie makes a run faster or slower by
+            // half, and stays so for as long as they lie there.
+            let mut arm = bench.start(&kind, &Settings::default())?;
+            // The first ones hand out numbers.
+            for direction in DIRECTIONS {
+                arm.slice(
+                    Case {
+                        direction,
+                        ..CONNECT
+                    },
+                    WARM_UP,
+                )?;
+            }
+            for direction in DIRECTIONS {
+                bench.step();
+                bench.say(&format!("programs of {}", arm.name));
+                stretch(bench, &mut arm, direction)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A few thousand connections with statistics on; they are off again when the file is closed,
+/// whatever happens.
+fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()> {
+    let loader = arm.loader().context("an arm without a loader")?;
+    let held = Held::of(loader.pid())?;
+    arm.counted()?;
+    let before = held.runs()?;
+    let statistics = enable_stats(Stats::RunTime).context("switching the statistics on")?;
+    let slice = arm.slice(
+        Case {
+            direction,
+            ..CONNECT
+        },
+        SLICE,
+    )?;
+    drop(statistics);
+    let after = held.runs()?;
+    let counted = arm.counted()?.unwrap_or_default();
+    let redirected = match direction {
+        Direction::Outbound => counted.outbound,
+        Direction::Inbound => counted.inbound,
+    };
+    ensure!(
+        redirected == slice.connections && redirected > 0,
+        "{} connections, {redirected} counted",
+        slice.connections
+    );
+    let connections = slice.connections as f64;
+    let (mut all, mut cheapest) = (0.0, f64::INFINITY);
+    for (id, runs) in &after {
+        let before = before
+            .get(id)
+            .context("a program that was not there before")?;
+        let (count, nanos) = (runs.count - before.count, runs.nanos - before.nanos);
+        if count == 0 {
+            continue;
+        }
+        let (count, nanos) = (count as f64, nanos as f64);
+        all += nanos / connections;
+        cheapest = cheapest.min(nanos / count);
+        let program = named(&runs.name, direction);
+        let run = Quantity::ProgramRun {
+            program: program.clone(),
+        };
+        bench.find(&run, &arm.name, None, nanos / count);
+        bench.find(
+            &Quantity::ProgramRuns { program },
+            &arm.name,
+            None,
+            count / connections,
+        );
+    }
+    let sum = match direction {
+        Direction::Outbound => Quantity::ProgramsPerConnection,
+        Direction::Inbound => Quantity::ProgramsPerInboundConnection,
+    };
+    bench.find(&sum, &arm.name, None, all);
+    bench.find(&Quantity::CheapestRun, &arm.name, None, cheapest);
+    Ok(())
+}
+
+/// Some programs run for both directions, and not for as long.
+fn named(program: &str, direction: Direction) -> String {
+    match direction {
+        Direction::Outbound => program.to_owned(),
+        Direction::Inbound => format!("{program} (inbound)"),
+    }
+}

@@ -1,0 +1,88 @@
+//! Crowds of connections: many that stay open, many that come and go, and requests for a real
+//! client. What the benchmark's sweeps ask of an [`Agent`].
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    addr::IntoAddr,
+    agent::Agent,
+    wire::{OpResult, Request},
+};
+
+/// Connections that one process opens, accepts and keeps: both ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldPlan {
+    /// Where the process listens meanwhile …
+    pub listen: SocketAddr,
+    /// … and where it connects to, in turn, which must lead there.
+    pub targets: Vec<SocketAddr>,
+    pub connections: u32,
+    /// A `connect()` that takes longer has failed.
+    pub patience: Duration,
+    /// After so many failures in a row it is no use.
+    pub give_up_after: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub opened: u32,
+    pub failed: u32,
+}
+
+/// Connections that come and go, as many as will, from several threads to as many others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChurnPlan {
+    pub listen: SocketAddr,
+    pub targets: Vec<SocketAddr>,
+    /// On each side.
+    pub threads: u32,
+    pub time: Duration,
+    /// A `connect()` that takes longer has failed.
+    pub patience: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Churned {
+    /// Connected, accepted, asked for their original destination and closed.
+    pub connections: u64,
+    /// How many that were accepted have an original destination by `SO_ORIGINAL_DST`.
+    pub redirected: u64,
+    pub failed: u64,
+    pub elapsed: Duration,
+}
+
+/// The answer's type stands in brackets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum CrowdRequest {
+    /// [`Held`]
+    Hold(HoldPlan),
+    Release,
+    /// [`Churned`]
+    Churn(ChurnPlan),
+    /// [`SocketAddr`]
+    ServeHttp(SocketAddr),
+}
+
+impl Agent {
+    /// Opens connections to itself and keeps them until [`Agent::release`] or its end.
+    pub fn hold(&self, plan: HoldPlan) -> OpResult<Held> {
+        self.ask(&Request::Crowd(CrowdRequest::Hold(plan)))
+    }
+
+    /// Closes what [`Agent::hold`] has opened.
+    pub fn release(&self) -> OpResult<()> {
+        self.ask(&Request::Crowd(CrowdRequest::Release))
+    }
+
+    /// Connects to itself and closes again, for the plan's time.
+    pub fn churn(&self, plan: ChurnPlan) -> OpResult<Churned> {
+        self.ask(&Request::Crowd(CrowdRequest::Churn(plan)))
+    }
+
+    /// Answers HTTP requests in the background, for as long as the agent lives.
+    pub fn serve_http(&self, addr: impl IntoAddr) -> OpResult<SocketAddr> {
+        self.ask(&Request::Crowd(CrowdRequest::ServeHttp(addr.into_addr())))
+    }
+}
