@@ -12,6 +12,15 @@ use crate::{
     steps::step,
 };
 
+/// What the program reads itself.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct HandedOn {
+    /// What the run is told: `--quick`, `--seed N`, …; `--help` lists everything
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+}
+
 /// Makes sure of what the program needs, builds it, and becomes it.
 pub(crate) fn exec(
     workspace: &Workspace,
@@ -49,4 +58,24 @@ pub(crate) fn exec(
     // In place of this process, so that Ctrl-C reaches the program alone and it can clean up.
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start: {}", line(&command)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        handed_on: HandedOn,
+    }
+
+    #[test]
+    fn everything_is_handed_on() {
+        let given = ["--quick", "--case", "(defaults)", "--help"];
+        let line = Line::try_parse_from(["program"].iter().chain(&given));
+        assert_eq!(line.unwrap().handed_on.args, given);
+    }
 }

@@ -52,9 +52,9 @@ enum Task {
     /// Run the main job in a pod made for it
     Demo(demo::Args),
     /// Compare decisions with those of real iptables, probe by probe
-    Conformance(conformance::Args),
+    Conformance(lab::HandedOn),
     /// Measure what a redirect costs, beside iptables, nftables and none at all
-    Bench(bench::Args),
+    Bench(lab::HandedOn),
     /// Check formatting, and run clippy for the host and for the eBPF target
     Lint,
 }
