@@ -81,8 +81,8 @@ fn measure(options: &Options) -> Result<Record> {
 fn plan(options: &Options) -> Plan {
     let (warm_up_rounds, rounds, millis) = match (options.rounds, options.quick) {
         (Some(rounds), _) => (1, rounds, 20),
-        (None, true) => (1, 10, 40),
-        (None, false) => (3, 60, 100),
+        (None, true) => (1, 8, 40),
+        (None, false) => (3, 80, 75),
     };
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
     Plan {

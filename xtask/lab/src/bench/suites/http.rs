@@ -42,7 +42,7 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     };
     let schedule = Schedule {
         warm_up_rounds: u32::from(!plan.quick),
-        rounds: times(plan, 2, 8),
+        rounds: times(plan, 1, 8),
         // wrk knows no less.
         slice: Duration::from_secs(1),
     };
