@@ -18,6 +18,9 @@ use super::{
     rules::{self, Ruleset},
 };
 
+/// What the agent is where that does not make it the proxy.
+const ANYBODY: u32 = 1338;
+
 /// One flag as it is typed; the name is without its dashes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Flag {
@@ -170,9 +173,11 @@ impl Resolved {
     /// As whom the proxy's agent runs: its answers find back only if it is the proxy's.
     pub(crate) fn agent(&self) -> Result<Owner> {
         let config = &self.policy.config;
+        let (uid, gid) = (config.uids.first(), config.gids.first());
+        ensure!(uid.or(gid).is_some(), "no uid and no gid is the proxy's");
         Ok(Owner {
-            uid: config.uids.iter().next().context("no uid is the proxy's")?,
-            gid: config.gids.iter().next().context("no gid is the proxy's")?,
+            uid: uid.unwrap_or(ANYBODY),
+            gid: gid.unwrap_or(ANYBODY),
         })
     }
 
