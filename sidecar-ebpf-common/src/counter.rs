@@ -149,7 +149,7 @@ impl Reason {
             Self::RedirectRange => &[
                 Bind4, Bind6, Connect4, Connect6, Sendmsg4, Sendmsg6, SkLookup,
             ],
-            Self::HelperFailed => &[Connect4, Connect6, Sendmsg4, Sendmsg6, SkLookup],
+            Self::HelperFailed => &[Connect4, Connect6, Sendmsg4, Sendmsg6],
             Self::NoListener | Self::ForeignSource => &[SkLookup],
             Self::StaleNumber => &[Getsockopt, Getpeername4, Getpeername6, Recvmsg4, Recvmsg6],
             Self::SlotsFull => &[SockOps],

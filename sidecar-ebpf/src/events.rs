@@ -1,36 +1,15 @@
 //! What wakes the loader: it attaches `sock_ops` and looks for listening sockets only then.
-#![expect(unsafe_code, reason = "the loader finds a static by its name")]
 
 use aya_ebpf::{
     macros::map,
     maps::{Array, RingBuf},
 };
-use sidecar_ebpf_common::{
-    addr::Port,
-    listen::{Event, ProxyPorts},
-    maps::Listeners,
-};
+use sidecar_ebpf_common::listen::Event;
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(Event::RING_BYTES, 0);
 #[map]
 static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
-
-/// Constant for the verifier, because the loader writes it before.
-#[unsafe(no_mangle)]
-static PROXY_PORTS: ProxyPorts = ProxyPorts {
-    outbound: Port(0),
-    inbound: Port(0),
-    dns: Port(0),
-};
-
-/// Whose listeners a port is for, if it is one of the proxy's.
-#[inline(always)]
-pub(crate) fn listeners_at(port: Port) -> Option<Listeners> {
-    // SAFETY: an aligned static; volatile, because the loader replaces the value.
-    let ports = unsafe { (&raw const PROXY_PORTS).read_volatile() };
-    ports.listeners(port)
-}
 
 /// A socket binds to one of the proxy's ports. If the ring buffer is full, the loader is awake.
 #[inline(always)]

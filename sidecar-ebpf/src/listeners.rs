@@ -12,7 +12,11 @@ use aya_ebpf::{
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release, bpf_sock_map_update},
     programs::{SkLookupContext, SockOpsContext},
 };
-use sidecar_ebpf_common::{addr::Ip, maps::Listeners};
+use sidecar_ebpf_common::{
+    addr::{Ip, Port},
+    listen::ProxyPorts,
+    maps::Listeners,
+};
 
 use crate::ctx::{self, AF_INET6};
 
@@ -41,6 +45,22 @@ unsafe impl Sync for CookieMap {}
 const BPF_NOEXIST: u64 = 1;
 /// -EEXIST.
 const TAKEN: i64 = -17;
+
+/// Constant for the verifier, because the loader writes it before.
+#[unsafe(no_mangle)]
+static PROXY_PORTS: ProxyPorts = ProxyPorts {
+    outbound: Port(0),
+    inbound: Port(0),
+    dns: Port(0),
+};
+
+/// Whose listeners a port is for, if it is one of the proxy's.
+#[inline(always)]
+pub(crate) fn at(port: Port) -> Option<Listeners> {
+    // SAFETY: an aligned static; volatile, because the loader replaces the value.
+    let ports = unsafe { (&raw const PROXY_PORTS).read_volatile() };
+    ports.listeners(port)
+}
 
 /// Where a connection comes from decides which listeners it could have reached by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]

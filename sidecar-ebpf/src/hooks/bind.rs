@@ -8,7 +8,7 @@ use sidecar_ebpf_common::{
     number::Rewritten,
 };
 
-use crate::{CgroupVerdict, count::count, ctx::SockAddr, events, maps};
+use crate::{CgroupVerdict, count::count, ctx::SockAddr, events, listeners, maps};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     keep_out(Hook::Bind4, ctx, ctx.address_v4())
@@ -21,7 +21,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 #[inline(always)]
 fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
     if Rewritten::from_ip(ip).is_none() {
-        if events::listeners_at(ctx.port()).is_some() {
+        if listeners::at(ctx.port()).is_some() {
             announce(hook, ctx);
         }
         return CgroupVerdict::Allow;

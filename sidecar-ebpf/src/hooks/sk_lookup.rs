@@ -47,7 +47,7 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
     let from_pod = is_from_pod(policy, &ctx.remote());
     if Rewritten::from_ip(dst).is_some() {
         if from_pod {
-            own(ctx, policy, &dst, port)
+            own(ctx, &dst, port)
         } else {
             drop(Reason::ForeignSource)
         }
@@ -71,14 +71,8 @@ fn is_from_pod(policy: &'static Policy, remote: &Ip) -> bool {
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
 /// 127.0.0.1 only or some application is bound to the very address.
 #[inline(always)]
-fn own(ctx: &SkLookup<'_>, policy: &Policy, dst: &Ip, port: Port) -> LookupVerdict {
-    let listeners = if port == policy.outbound_port {
-        Listeners::Outbound
-    } else if port == policy.inbound_port {
-        Listeners::Inbound
-    } else if port == policy.dns_port {
-        Listeners::Dns
-    } else {
+fn own(ctx: &SkLookup<'_>, dst: &Ip, port: Port) -> LookupVerdict {
+    let Some(listeners) = listeners::at(port) else {
         return drop(Reason::RedirectRange);
     };
     // The normal lookup is for a listener that cannot register, if there is one; otherwise it could

@@ -17,7 +17,7 @@ pub(crate) fn listen(ctx: &SockOps<'_>) {
         return;
     }
     let port = ctx.local_port();
-    let Some(of) = events::listeners_at(port) else {
+    let Some(of) = listeners::at(port) else {
         return;
     };
     let policy = maps::policy();
