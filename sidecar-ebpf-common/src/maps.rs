@@ -84,6 +84,14 @@ impl Listeners {
         self as u32
     }
 
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Dns => "dns",
+        }
+    }
+
     #[inline(always)]
     pub const fn first_slot(self) -> u32 {
         self.index() * Self::SLOTS

@@ -158,6 +158,14 @@ impl Tables {
         Ok(cookies?.into_iter().flatten().collect())
     }
 
+    /// How many are registered for that port.
+    pub fn listener_count(&self, listeners: Listeners) -> Result<u64> {
+        let first = listeners.first_slot();
+        let slots = first..first + Listeners::SLOTS;
+        let cookies: Result<Vec<_>> = slots.map(|slot| self.listener(slot)).collect();
+        Ok(cookies?.into_iter().flatten().count() as u64)
+    }
+
     /// Whether a socket listens, be it one that no slot takes. Slots fill from both ends.
     pub fn has_listener(&self, listeners: Listeners) -> Result<bool> {
         let (first, last) = (listeners.first_slot(), Listeners::SLOTS - 1);

@@ -3,7 +3,7 @@
 mod server;
 mod text;
 
-use sidecar_ebpf_common::counter::Hook;
+use sidecar_ebpf_common::{counter::Hook, maps::Listeners};
 
 pub use self::{server::serve, text::encode};
 use crate::{owner, snapshot::Snapshot};
@@ -14,6 +14,8 @@ pub struct Sample {
     pub counters: Snapshot,
     /// The hooks that have a program attached.
     pub attached: Vec<Hook>,
+    /// How many sockets of the proxy are known to listen, in the order of [`Listeners::ALL`].
+    pub listeners: [u64; Listeners::ALL.len()],
     /// By which credentials connections are judged.
     pub owner: owner::Source,
     /// Destinations that have a number now.

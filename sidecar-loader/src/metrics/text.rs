@@ -9,7 +9,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use sidecar_ebpf_common::counter::{Counter, Effect, Hook};
+use sidecar_ebpf_common::{
+    counter::{Counter, Effect, Hook},
+    maps::Listeners,
+};
 
 use super::Sample;
 use crate::owner;
@@ -46,6 +49,7 @@ impl Collector for Sample {
             ),
         )?;
         self.encode_state(encoder)?;
+        self.encode_tables(encoder)?;
         let labels = [("version", env!("CARGO_PKG_VERSION"))];
         let help = ("build_info", "The version that runs, as a label.");
         gauges(encoder, help, [(labels, 1)])
@@ -101,6 +105,17 @@ impl Sample {
         );
         gauges(encoder, help, attached)?;
 
+        let listening = Listeners::ALL
+            .iter()
+            .zip(self.listeners)
+            .map(|(listeners, count)| ([("port", listeners.name())], count));
+        let help = (
+            "listeners",
+            "Listening sockets of the proxy that are known, by the port that connections are \
+             redirected to.",
+        );
+        gauges(encoder, help, listening)?;
+
         let judged_by = owner::Source::NAMES.iter().map(|&name| {
             let current = u64::from(name == self.owner.name());
             ([("source", name)], current)
@@ -109,8 +124,10 @@ impl Sample {
             "owner_source",
             "1 for the credentials by which the proxy is told: its socket's, as iptables does, or its task's.",
         );
-        gauges(encoder, help, judged_by)?;
+        gauges(encoder, help, judged_by)
+    }
 
+    fn encode_tables(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = (
             "destinations",
             "Destinations of redirected connections that have a number.",
@@ -188,6 +205,7 @@ pub(super) mod tests {
         Sample {
             counters,
             attached: vec![Hook::Connect4, Hook::SkLookup],
+            listeners: [2, 1, 0],
             owner: owner::Source::Task,
             destinations: 3,
             destinations_max: 16,
@@ -271,6 +289,9 @@ pub(super) mod tests {
             ("program_attached{hook=\"connect4\"}", 1.0),
             ("program_attached{hook=\"connect6\"}", 0.0),
             ("program_attached{hook=\"sk_lookup\"}", 1.0),
+            ("listeners{port=\"outbound\"}", 2.0),
+            ("listeners{port=\"inbound\"}", 1.0),
+            ("listeners{port=\"dns\"}", 0.0),
             ("destinations", 3.0),
             ("destinations_max", 16.0),
             ("destination_numbers_total", 5.0),

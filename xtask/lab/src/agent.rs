@@ -52,9 +52,12 @@ impl Agent {
             requests,
             replies: BufReader::new(replies),
         });
-        Ok(Self {
+        let agent = Self {
             shared: Arc::new(Shared { pipes, child }),
-        })
+        };
+        // It answers from where it is to be, in its namespace, and not before.
+        agent.ask::<()>(&Request::Hello)?;
+        Ok(agent)
     }
 
     pub fn pid(&self) -> u32 {
@@ -232,8 +235,8 @@ impl Agent {
 /// A listening socket; dropping it closes the socket.
 #[derive(Debug)]
 pub struct Listener {
-    agent: Agent,
-    id: u64,
+    pub(crate) agent: Agent,
+    pub(crate) id: u64,
     /// As `getsockname` tells it, so with the port chosen for port 0.
     pub addr: SocketAddr,
 }

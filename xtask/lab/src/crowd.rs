@@ -7,16 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     addr::IntoAddr,
-    agent::Agent,
+    agent::{Agent, Listener},
     wire::{OpResult, Request},
 };
 
 /// Connections that one process opens, accepts and keeps: both ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldPlan {
-    /// Where the process listens meanwhile …
-    pub listen: SocketAddr,
-    /// … and where it connects to, in turn, which must lead there.
+    /// Where it connects to, in turn, which must lead to its listener.
     pub targets: Vec<SocketAddr>,
     pub connections: u32,
     /// A `connect()` that takes longer has failed.
@@ -34,7 +32,6 @@ pub struct Held {
 /// Connections that come and go, as many as will, from several threads to as many others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChurnPlan {
-    pub listen: SocketAddr,
     pub targets: Vec<SocketAddr>,
     /// On each side.
     pub threads: u32,
@@ -57,28 +54,40 @@ pub struct Churned {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum CrowdRequest {
     /// [`Held`]
-    Hold(HoldPlan),
+    Hold {
+        listener: u64,
+        plan: HoldPlan,
+    },
     Release,
     /// [`Churned`]
-    Churn(ChurnPlan),
+    Churn {
+        listener: u64,
+        plan: ChurnPlan,
+    },
     /// [`SocketAddr`]
     ServeHttp(SocketAddr),
 }
 
-impl Agent {
-    /// Opens connections to itself and keeps them until [`Agent::release`] or its end.
+impl Listener {
+    /// Has its process connect to it, and keep the connections until [`Agent::release`] or its end.
     pub fn hold(&self, plan: HoldPlan) -> OpResult<Held> {
-        self.ask(&Request::Crowd(CrowdRequest::Hold(plan)))
+        let listener = self.id;
+        let request = CrowdRequest::Hold { listener, plan };
+        self.agent.ask(&Request::Crowd(request))
     }
 
-    /// Closes what [`Agent::hold`] has opened.
+    /// Has its process connect to it and close again, for the plan's time.
+    pub fn churn(&self, plan: ChurnPlan) -> OpResult<Churned> {
+        let listener = self.id;
+        let request = CrowdRequest::Churn { listener, plan };
+        self.agent.ask(&Request::Crowd(request))
+    }
+}
+
+impl Agent {
+    /// Closes what [`Listener::hold`] has opened.
     pub fn release(&self) -> OpResult<()> {
         self.ask(&Request::Crowd(CrowdRequest::Release))
-    }
-
-    /// Connects to itself and closes again, for the plan's time.
-    pub fn churn(&self, plan: ChurnPlan) -> OpResult<Churned> {
-        self.ask(&Request::Crowd(CrowdRequest::Churn(plan)))
     }
 
     /// Answers HTTP requests in the background, for as long as the agent lives.

@@ -101,17 +101,37 @@ impl Loader {
 
     /// Whether `sock_ops` is attached: whether it takes the proxy to be about to listen.
     pub fn is_watching(&self) -> Result<bool> {
-        let metrics = http_get(self.metrics, "/metrics")?;
-        let name = "sidecar_ebpf_program_attached{hook=\"sock_ops\"} ";
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        Ok(value.context("no metric for sock_ops")? == "1")
+        Ok(self.gauge("program_attached{hook=\"sock_ops\"}")? > 0)
     }
 
-    /// Waits until it has registered the proxy's listeners and expects no more: only then does a
-    /// connection cost what it costs in a pod where nothing changes.
+    /// How many sockets of the proxy it knows that listen on this port: `outbound`, `inbound` or
+    /// `dns`.
+    pub fn listeners(&self, port: &str) -> Result<u64> {
+        self.gauge(&format!("listeners{{port=\"{port}\"}}"))
+    }
+
+    fn gauge(&self, name: &str) -> Result<u64> {
+        let metrics = http_get(self.metrics, "/metrics")?;
+        let lines = metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix("sidecar_ebpf_"));
+        let value = lines.filter_map(|line| line.strip_prefix(name)).next();
+        let value = value.with_context(|| format!("no metric {name}"))?;
+        value
+            .trim()
+            .parse()
+            .with_context(|| format!("the metric {name}"))
+    }
+
+    /// Waits until it knows the listeners of a proxy that takes both directions, and expects no
+    /// more: only then does a connection cost what it costs in a pod where nothing changes.
     pub fn wait_until_quiet(&self) -> Result<()> {
         let deadline = Instant::now() + QUIET_PATIENCE;
-        while self.is_watching()? {
+        let is_quiet = || {
+            let knows_both = self.listeners("outbound")? > 0 && self.listeners("inbound")? > 0;
+            anyhow::Ok(knows_both && !self.is_watching()?)
+        };
+        while !is_quiet()? {
             ensure!(
                 Instant::now() < deadline,
                 "the loader still waits for listeners after {QUIET_PATIENCE:?}; it said:\n{}",

@@ -269,6 +269,8 @@ pub struct LoadReport {
 /// is not nothing.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
+    /// Nothing but an answer.
+    Hello,
     /// [`Listening`]
     Listen(ListenOptions),
     /// Without listening. [`Listening`]

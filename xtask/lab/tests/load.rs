@@ -18,7 +18,7 @@ use sidecar_ebpf_common::{
     number::{Dealt, NUMBER_BITS, V4_RANGE},
 };
 use sidecar_lab::{Agent, Conn, Errno, Level, Listener, LoadPlan, LoadReport, Pod, pod::POD_IP};
-use stage::{Stage, addr, settled};
+use stage::{Stage, addr};
 
 /// The servers of a load run answer a connection before they have written it into the report.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ fn every_answer_is_right(stage: &Stage, proxy: &Agent, hook: &str, plan: LoadPla
 #[test]
 fn two_hundred_thousand_connections_to_five_thousand_destinations() -> Result<()> {
     let stage = Stage::start(Pod::new("load")?, &["--dual-stack"])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     proxy.load_serve("0.0.0.0:15001", 4)?;
     proxy.load_serve("[::]:15001", 4)?;
     every_answer_is_right(
@@ -95,7 +95,7 @@ fn two_hundred_thousand_connections_to_five_thousand_destinations() -> Result<()
 fn half_a_table_at_once_is_never_refused() -> Result<()> {
     let arguments = ["--destinations", "1024", "--destination-hold", "1"];
     let stage = Stage::start(Pod::new("half")?, &arguments)?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     proxy.load_serve("0.0.0.0:15001", 4)?;
     for round in 0..6_u8 {
         if round > 0 {
@@ -120,7 +120,7 @@ fn held_time_passes() {
 fn a_crowded_table_refuses_but_never_confuses() -> Result<()> {
     let arguments = ["--destinations", "64", "--destination-hold", "1"];
     let stage = Stage::start(Pod::new("crowd")?, &arguments)?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     proxy.load_serve("0.0.0.0:15001", 4)?;
     let all = 200_000;
     let before = stage.loader.counters()?;
@@ -151,7 +151,7 @@ struct Few {
 fn few(hint: &str, slots: &str, hold: &str) -> Result<Few> {
     let arguments = ["--destinations", slots, "--destination-hold", hold];
     let stage = Stage::start(Pod::new(hint)?, &arguments)?;
-    let outbound = settled(&stage.pod.proxy())?.listen("0.0.0.0:15001")?;
+    let outbound = Agent::spawn(&stage.pod.proxy())?.listen("0.0.0.0:15001")?;
     Ok(Few { stage, outbound })
 }
 

@@ -16,11 +16,11 @@ use std::{
 use anyhow::Result;
 use nix::libc;
 use sidecar_lab::{
-    Conn, ConnectOptions, Errno, Level, ListenOptions, Listener, Pod,
+    Agent, Conn, ConnectOptions, Errno, Level, ListenOptions, Listener, Pod,
     pod::{POD_IP, POD_IP6},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use stage::{Stage, addr, settled};
+use stage::{Stage, addr};
 
 const SERVICE: &str = "10.96.0.10:80";
 const SERVICE6: &str = "[fd00:96::10]:80";
@@ -94,7 +94,7 @@ impl Stage {
 #[test]
 fn the_client_s_end_answers_as_netfilter_does() -> Result<()> {
     let stage = Stage::start(Pod::new("client-end")?, &["--dual-stack"])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let outbound = proxy.listen_with(any_family(15001))?;
     for (hook, service, level) in [
         ("connect4", SERVICE, Level::Ip),
@@ -119,7 +119,7 @@ fn any_family(port: u16) -> ListenOptions {
 #[test]
 fn of_redirected_ipv4() -> Result<()> {
     let stage = Stage::start(Pod::new("redirected4")?, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let outbound = proxy.listen("0.0.0.0:15001")?;
     for to in [SERVICE, "203.0.113.9:65535", "10.111.255.254:1"] {
         let (conn, got) = stage.redirected("connect4", ConnectOptions::to(addr(to)), &outbound)?;
@@ -138,7 +138,7 @@ fn of_redirected_ipv4() -> Result<()> {
 #[test]
 fn of_redirected_ipv6() -> Result<()> {
     let stage = Stage::start(Pod::new("redirected6")?, &["--dual-stack"])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     for options in [ListenOptions::at(addr("[::]:15001")), any_family(15001)] {
         let outbound = proxy.listen_with(options)?;
         let (conn, got) =
@@ -158,7 +158,7 @@ fn of_redirected_ipv6() -> Result<()> {
 #[test]
 fn of_redirected_ipv4_on_ipv6_sockets() -> Result<()> {
     let stage = Stage::start(Pod::new("mapped")?, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let plain = ConnectOptions::to(addr(SERVICE));
     let mapped = ConnectOptions {
         mapped: true,
@@ -180,7 +180,7 @@ fn of_redirected_ipv4_on_ipv6_sockets() -> Result<()> {
 #[test]
 fn of_mptcp() -> Result<()> {
     let stage = Stage::start(Pod::new("mptcp-dst")?, &["--dual-stack"])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     for both in [false, true] {
         let options = ListenOptions {
             mptcp: both,
@@ -204,7 +204,10 @@ fn of_mptcp() -> Result<()> {
 #[test]
 fn of_direct_connections() -> Result<()> {
     let stage = Stage::start(Pod::new("direct")?, &["--dual-stack"])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let (own, own6) = (
         stage.app.listen("0.0.0.0:15090")?,
         stage.app.listen("[::]:15090")?,
@@ -235,7 +238,7 @@ fn of_direct_connections() -> Result<()> {
 #[test]
 fn istio_validation_passes() -> Result<()> {
     let stage = Stage::start(Pod::new("validation")?, &["--dual-stack"])?;
-    let validation = settled(&stage.pod.proxy())?;
+    let validation = Agent::spawn(&stage.pod.proxy())?;
     for (loopback, passthrough, hook, level, length) in [
         ("127.0.0.1", "127.0.0.6", "connect4", Level::Ip, 16),
         ("[::1]", "[::6]", "connect6", Level::Ipv6, 28),
@@ -275,7 +278,7 @@ fn a_socket_without_a_connection_has_none() -> Result<()> {
 #[test]
 fn other_options_are_the_kernel_s() -> Result<()> {
     let stage = Stage::start(Pod::new("others")?, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let outbound = proxy.listen("0.0.0.0:15001")?;
     // To itself, and to a service.
     stage.counted(&[("connect4", "3", 1), ("connect4", "9", 1)], || {

@@ -13,7 +13,7 @@ use sidecar_lab::{
     proxy::Direction,
     real::{AccessEntry, Envoy, EnvoyOptions, Haproxy, HaproxyOptions},
 };
-use stage::{Stage, addr, settled};
+use stage::{Stage, addr};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -64,7 +64,7 @@ struct Lab {
 }
 
 fn lab(pod: Pod, arguments: &[&str]) -> Result<Lab> {
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let stage = Stage::start(pod, arguments)?;
     for ip in ["0.0.0.0", "[::]"] {
         remote.serve_echo(&format!("{ip}:80"))?;
@@ -201,7 +201,7 @@ fn envoy_calls_its_own_pod() -> Result<()> {
     // that is an address of the pod.
     lab.stage.pod.ip("addr add 10.96.0.99/32 dev lo\n")?;
     let service = addr("10.96.0.99:80");
-    let proxy = settled(&lab.stage.pod.proxy())?;
+    let proxy = Agent::spawn(&lab.stage.pod.proxy())?;
     // The loader has heard of the address when the application's call to it stays local.
     let deadline = std::time::Instant::now() + PATIENCE;
     while lab.stage.app.connect(service)?.peer == service && !is_rule_3(&lab)? {
@@ -301,7 +301,7 @@ fn sidecarless_with_envoy_that_listens_already() -> Result<()> {
 #[test]
 fn sidecarless_pods_keep_their_rules() -> Result<()> {
     let lab = sidecarless_lab("node-rules")?;
-    let exempt = settled(&lab.stage.pod.proxy())?;
+    let exempt = Agent::spawn(&lab.stage.pod.proxy())?;
     lab.stage.counted(&[("connect4", "4", 1)], || {
         assert_eq!(exempt.connect("10.96.0.10:80")?.round_trip(b"x")?, b"x");
         Ok(())

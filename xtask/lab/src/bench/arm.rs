@@ -1,7 +1,7 @@
 //! An arm: a pod with one way of redirecting, or none. All arms of a run are alive at once, each in
 //! a pod of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -9,10 +9,11 @@ use nix::sys::signal::Signal;
 use super::{
     crew::{Crew, SERVICES, Slice, Ways},
     further::{Further, Running},
+    kernel,
     record::{ArmInfo, Case, Direction, Point},
 };
 use crate::{
-    Loader,
+    Agent, Listener, Loader,
     conformance::{Backend, Installed, Redirected},
     netns::inside,
     pod::Pod,
@@ -109,6 +110,14 @@ pub struct Arm {
     pub pod: Pod,
 }
 
+/// The listeners of a process that stands for the proxy; dropping it closes them.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) outbound: Listener,
+    /// A proxy that lacks one is still waited for.
+    _inbound: Listener,
+}
+
 #[derive(Debug)]
 enum Redirect {
     None,
@@ -203,6 +212,20 @@ impl Arm {
         crew.slice(case, time)
     }
 
+    /// Has a process listen where connections arrive, and waits until what redirects knows it. The
+    /// workers must not listen meanwhile.
+    pub(super) fn listen(&self, agent: &Agent) -> Result<Front> {
+        let at = |port| agent.listen((Ipv4Addr::UNSPECIFIED, port));
+        let front = Front {
+            outbound: at(self.ways.outbound_port)?,
+            _inbound: at(self.ways.inbound_port)?,
+        };
+        if let Redirect::Ours(loader) = &self.redirect {
+            loader.wait_until_quiet()?;
+        }
+        Ok(front)
+    }
+
     /// Ends the workers, so that others may have their ports.
     pub fn dismiss(&mut self) {
         self.crew = None;
@@ -223,6 +246,15 @@ impl Arm {
             outbound: now.outbound.saturating_sub(before.outbound),
             inbound: now.inbound.saturating_sub(before.inbound),
         }))
+    }
+
+    /// How many SYNs have been sent more than once so far, from the pod or to it.
+    pub(super) fn syns_resent(&self) -> Result<u64> {
+        let namespaces = [self.pod.netns_path(), self.pod.remote_netns_path()];
+        namespaces
+            .iter()
+            .map(|netns| kernel::syns_resent(netns))
+            .sum()
     }
 
     /// Who says it.

@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::{
     arm::{Arm, OUTBOUND_PORT},
-    session::Unproven,
+    proof::Unproven,
 };
 use crate::{Agent, HoldPlan};
 
@@ -45,8 +45,7 @@ impl Holders {
             }
             let agent = self.agents.last().context("no agent was started")?;
             let wanted = u32::try_from(until - self.opened)?.min(self.room);
-            let held = agent.hold(HoldPlan {
-                listen: ([0, 0, 0, 0], OUTBOUND_PORT).into(),
+            let held = arm.listen(agent)?.outbound.hold(HoldPlan {
                 targets: targets.clone(),
                 connections: wanted,
                 patience: PATIENCE,

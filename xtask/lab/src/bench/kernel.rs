@@ -146,6 +146,26 @@ pub(super) fn tracked(netns: &Path) -> Result<u64> {
         .with_context(|| format!("{COUNT} says {text:?}"))
 }
 
+/// How many SYNs were sent more than once in the namespace.
+pub(super) fn syns_resent(netns: &Path) -> Result<u64> {
+    // Of this thread: the process is elsewhere.
+    const FILE: &str = "/proc/thread-self/net/netstat";
+    let text = netns::inside(netns, || fs::read_to_string(FILE))?;
+    let text = text.with_context(|| format!("reading {FILE}"))?;
+    tcp_extension(&text, "TCPSynRetrans").with_context(|| format!("{FILE} has no TCPSynRetrans"))
+}
+
+/// The names are on one line, the numbers on the next.
+fn tcp_extension(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split(' ').zip(numbers.split(' '));
+    let (_, number) = pairs.find(|(it, _)| *it == name)?;
+    number.parse().ok()
+}
+
 /// The size of one object of that slab, with its padding.
 pub(super) fn object_size(slab: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
@@ -207,6 +227,13 @@ pub(super) fn processor_time(cgroup: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tcp_extension_is_below_its_name() {
+        let text = "TcpExt: A TCPSynRetrans B\nTcpExt: 1 7 3\nIpExt: C\nIpExt: 4\n";
+        assert_eq!(tcp_extension(text, "TCPSynRetrans"), Some(7));
+        assert_eq!(tcp_extension(text, "C"), None);
+    }
 
     #[test]
     fn a_field_is_the_number_behind_its_name() {

@@ -3,8 +3,8 @@
 //!
 //! An [`arm`] is a pod with one way of redirecting, [`further`] ones come from a file. Its [`crew`]
 //! are three [`worker`] processes, whose [`work`] is measured in slices. A [`session`] lets all
-//! arms do the same work in turn, round by round, and proves by counters that every connection went
-//! the way its arm claims. What is measured are the [`suites`]; a [`record`] keeps what was found.
+//! arms do the same work in turn, round by round, and has it proved by counters that every connection
+//! went the way its arm claims ([`proof`]). What is measured are the [`suites`]; a [`record`] keeps what was found.
 //!
 //! Of a record, [`goals`] are judged, a [`report`] is written and a [`plot`] drawn, from medians
 //! and their intervals ([`stats`]); an [`archive`] keeps it in the tree.
@@ -20,6 +20,7 @@ mod kernel;
 mod names;
 mod options;
 pub mod plot;
+mod proof;
 mod query;
 pub mod record;
 pub mod report;

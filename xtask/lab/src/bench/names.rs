@@ -13,6 +13,12 @@ impl Case {
         format!("{}, {}, {}", self.work, self.direction, self.cpus)
     }
 
+    /// With it.
+    pub(super) fn place(&self) -> String {
+        let at = self.at.map(|point| format!(" with {point}"));
+        self.title() + &at.unwrap_or_default()
+    }
+
     /// For the name of a file.
     pub fn slug(&self) -> String {
         let work = match self.work {

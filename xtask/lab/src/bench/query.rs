@@ -125,9 +125,7 @@ impl Measurement {
     }
 
     pub(super) fn title(&self) -> String {
-        let at = self.case.at.map(|point| format!(" with {point}"));
-        let case = self.case.title();
-        format!("{case}{} in {}", at.unwrap_or_default(), self.arm)
+        format!("{} in {}", self.case.place(), self.arm)
     }
 
     /// What the rule counters say against the arm's claim.

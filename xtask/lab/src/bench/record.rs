@@ -177,6 +177,8 @@ pub struct Proof {
     pub connections: u64,
     /// How many of them the arm's rules say they redirected; 0 in the arm without redirection.
     pub redirected: u64,
+    /// How many of these are counted once more, because a SYN was dropped and sent again.
+    pub counted_again: u64,
     /// Who says so.
     pub by: String,
 }

@@ -327,7 +327,14 @@ fn findings(record: &Record) -> Result<Vec<Block>> {
 }
 
 fn proofs(record: &Record) -> Vec<Block> {
-    let mut table = Table::new(["arm", "measurements", "connections", "redirected", "says"]);
+    let mut table = Table::new([
+        "arm",
+        "measurements",
+        "connections",
+        "redirected",
+        "counted twice",
+        "says",
+    ]);
     for arm in record.arm_names() {
         let of_arm = || record.measurements.iter().filter(|m| m.arm == arm);
         let sum = |part: fn(&Measurement) -> u64| thousands(of_arm().map(part).sum());
@@ -339,12 +346,13 @@ fn proofs(record: &Record) -> Vec<Block> {
             of_arm().count().to_string(),
             sum(|measured| measured.proof.connections),
             sum(|measured| measured.proof.redirected),
+            sum(|measured| measured.proof.counted_again),
             by.join(", "),
         ]);
     }
     let contradicted = record.disproved().len();
     let verdict = match contradicted {
-        0 => "In each measurement the rules counted as many connections as the load made, and none without redirection.".into(),
+        0 => "In each measurement the rules counted as many connections as the load made, and none without redirection. A SYN that was dropped and sent again may be counted twice.".into(),
         some => format!("**{some} measurements are contradicted by the rules' counters.**"),
     };
     vec![

@@ -15,9 +15,10 @@ use super::{
     arm::Kind,
     further,
     options::{Format, Options},
+    proof::Unproven,
     record::{Environment, FORMAT, Plan, Record},
     report,
-    session::{Bench, Unproven},
+    session::Bench,
     suites,
 };
 

@@ -1,17 +1,18 @@
 //! The run as its suites see it: arms are started here, work in turn, and prove what they did.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
     arm::{Arm, Kind, Settings},
-    crew::{Arrived, Slice},
+    crew::Slice,
     options::{Only, Options},
-    record::{ArmInfo, Case, Direction, Finding, Measurement, Plan, Point, Proof, Quantity, Round},
+    proof::{Counts, proved},
+    record::{ArmInfo, Case, Finding, Measurement, Plan, Point, Proof, Quantity, Round},
 };
-use crate::conformance::{Redirected, rng::Rng};
+use crate::conformance::rng::Rng;
 
 /// A part of the run.
 pub type Suite = fn(&Plan, &mut Bench) -> Result<()>;
@@ -34,18 +35,6 @@ impl From<&Plan> for Schedule {
         }
     }
 }
-
-/// An arm has not done what it claims, as far as anybody can tell: the run is worth nothing.
-#[derive(Debug)]
-pub struct Unproven(pub(super) String);
-
-impl fmt::Display for Unproven {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unproven {}
 
 pub struct Bench {
     options: Options,
@@ -177,12 +166,12 @@ impl Bench {
                         at: arm.at,
                         ..*case
                     };
-                    self.say(&format!("round {round}: {} in {}", name(case), arm.name));
-                    let (made, proof) = proved(arm, case, |arm| slice(arm, case, schedule.slice))?;
+                    self.say(&format!("round {round}: {} in {}", case.place(), arm.name));
+                    let (made, counts) = proved(arm, case, |arm| slice(arm, case, schedule.slice))?;
                     let entry = found.entry((case, arm.name.clone()));
                     let entry: &mut Found = entry.or_insert_with(|| Found::new(arm));
                     entry.add(
-                        &proof,
+                        &counts,
                         (round >= schedule.warm_up_rounds).then_some(made.round),
                     );
                 }
@@ -222,193 +211,12 @@ impl Found {
     fn new(arm: &Arm) -> Self {
         Self {
             rounds: Vec::new(),
-            proof: Proof {
-                connections: 0,
-                redirected: 0,
-                by: arm.counted_by(),
-            },
+            proof: Proof::of(arm),
         }
     }
 
-    fn add(&mut self, proof: &Counts, round: Option<Round>) {
-        self.proof.connections += proof.connections;
-        self.proof.redirected += proof.redirected;
+    fn add(&mut self, counts: &Counts, round: Option<Round>) {
+        self.proof.add(counts);
         self.rounds.extend(round);
-    }
-}
-
-struct Counts {
-    connections: u64,
-    redirected: u64,
-}
-
-/// Work, and the proof that its connections went where the arm says: every one of them was
-/// redirected and is counted as such, or none at all.
-fn proved(
-    arm: &mut Arm,
-    case: Case,
-    work: impl FnOnce(&mut Arm) -> Result<Slice>,
-) -> Result<(Slice, Counts)> {
-    let made = work(arm);
-    // Whatever became of the work, what redirects is asked first.
-    let counted = arm.counted();
-    let counted =
-        counted.map_err(|error| error.context(unproven(arm, case, "it cannot be asked")))?;
-    let made = made.map_err(|error| {
-        let what = format!("a connection did not come about, {}", how_many(counted));
-        error.context(unproven(arm, case, &what))
-    })?;
-    let redirected = check(&made, counted, arm.is_redirected(), case.direction)
-        .map_err(|what| Error::new(unproven(arm, case, &what)))?;
-    let counts = Counts {
-        connections: made.connections,
-        redirected,
-    };
-    Ok((made, counts))
-}
-
-fn unproven(arm: &Arm, case: Case, what: &str) -> Unproven {
-    let claim = if arm.is_redirected() {
-        "lost its redirect"
-    } else {
-        "is not without redirection"
-    };
-    Unproven(format!("{} {claim}: {what} ({})", arm.name, name(case)))
-}
-
-fn how_many(counted: Option<Redirected>) -> String {
-    match counted {
-        Some(Redirected { outbound, inbound }) => {
-            format!("{outbound} outbound and {inbound} inbound ones are counted")
-        }
-        None => "and there are no counters".to_owned(),
-    }
-}
-
-/// How many connections were redirected; an error where that is not what should have been.
-fn check(
-    made: &Slice,
-    counted: Option<Redirected>,
-    is_redirected: bool,
-    direction: Direction,
-) -> Result<u64, String> {
-    let connections = made.connections;
-    let wanted = if is_redirected { connections } else { 0 };
-    if let Some(arrived) = made.arrived {
-        check_arrived(arrived, connections, wanted, counted.is_some())?;
-    }
-    let Some(Redirected { outbound, inbound }) = counted else {
-        return match made.arrived {
-            Some(_) => Ok(wanted),
-            None => Err("nothing tells where its connections went".to_owned()),
-        };
-    };
-    let (redirected, other) = match direction {
-        Direction::Outbound => (outbound, inbound),
-        Direction::Inbound => (inbound, outbound),
-    };
-    if redirected != wanted || other != 0 {
-        return Err(format!(
-            "{connections} connections, {redirected} counted, {other} the other way"
-        ));
-    }
-    Ok(redirected)
-}
-
-fn check_arrived(
-    arrived: Arrived,
-    connections: u64,
-    redirected: u64,
-    has_counters: bool,
-) -> Result<(), String> {
-    if arrived.connections != connections {
-        return Err(format!(
-            "{connections} connections, {} arrived",
-            arrived.connections
-        ));
-    }
-    // What has no counter may have no SO_ORIGINAL_DST either.
-    if has_counters && arrived.with_original_dst != redirected {
-        return Err(format!(
-            "{connections} connections, {} of them with an original destination",
-            arrived.with_original_dst
-        ));
-    }
-    Ok(())
-}
-
-/// A case for people.
-pub fn name(case: Case) -> String {
-    format!("{:?} {:?}, {:?} cpu", case.work, case.direction, case.cpus)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COUNTED: u64 = 5;
-
-    fn slice(connections: u64, with_original_dst: u64) -> Slice {
-        Slice {
-            round: Round {
-                operations: 1,
-                elapsed: 1,
-                cpu: 1,
-                p50: 1,
-                p99: 1,
-                p999: 1,
-            },
-            connections,
-            arrived: Some(Arrived {
-                connections,
-                with_original_dst,
-                original_dst: None,
-            }),
-        }
-    }
-
-    fn counted(outbound: u64, inbound: u64) -> Option<Redirected> {
-        Some(Redirected { outbound, inbound })
-    }
-
-    #[test]
-    fn every_connection_is_redirected_or_none() {
-        let made = slice(COUNTED, COUNTED);
-        let check = |counted| check(&made, counted, true, Direction::Outbound);
-        assert_eq!(check(counted(COUNTED, 0)), Ok(COUNTED));
-        for wrong in [
-            (COUNTED - 1, 0),
-            (COUNTED + 1, 0),
-            (0, COUNTED),
-            (COUNTED, 1),
-        ] {
-            check(counted(wrong.0, wrong.1)).unwrap_err();
-        }
-        let direct = slice(COUNTED, 0);
-        let check = |counted| super::check(&direct, counted, false, Direction::Inbound);
-        assert_eq!(check(counted(0, 0)), Ok(0));
-        check(counted(0, 1)).unwrap_err();
-    }
-
-    #[test]
-    fn the_proxy_sees_every_connection_and_its_destination() {
-        for (original, is_redirected) in [(COUNTED - 1, true), (1, false)] {
-            let made = slice(COUNTED, original);
-            let count = if is_redirected { COUNTED } else { 0 };
-            let counted = counted(count, 0);
-            check(&made, counted, is_redirected, Direction::Outbound).unwrap_err();
-        }
-        let mut made = slice(COUNTED, COUNTED);
-        made.connections += 1;
-        check(&made, counted(COUNTED + 1, 0), true, Direction::Outbound).unwrap_err();
-    }
-
-    #[test]
-    fn without_counters_the_proxy_must_have_seen_them() {
-        let mut made = slice(COUNTED, 0);
-        let checked = |made: &Slice| check(made, None, true, Direction::Outbound);
-        assert_eq!(checked(&made), Ok(COUNTED));
-        made.arrived = None;
-        checked(&made).unwrap_err();
     }
 }

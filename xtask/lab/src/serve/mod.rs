@@ -69,6 +69,7 @@ pub fn run() -> Result<()> {
 impl Server {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
+            Request::Hello => reply(()),
             Request::Listen(options) => {
                 let (socket, addr) = tcp::listen(&options)?;
                 reply(self.keep_listener(socket, addr))
@@ -98,7 +99,7 @@ impl Server {
             }
             Request::Datagram(request) => self.answer_datagram(request),
             Request::Background(request) => self.answer_background(request),
-            Request::Crowd(request) => self.crowd.answer(&request),
+            Request::Crowd(request) => self.crowd.answer(&request, &self.listeners),
             Request::Identity(request) => reply(change_identity(&request)?),
         }
     }

@@ -17,17 +17,15 @@ use sidecar_lab::{
 use sidecar_loader::program::DNS;
 
 use crate::{
-    PATIENCE, SERVICE, SERVICE6,
-    attach::attached_programs,
-    connections, goes_both_ways, network,
-    stage::{Stage, settled},
+    PATIENCE, SERVICE, SERVICE6, attach::attached_programs, connections, goes_both_ways, network,
+    stage::Stage,
 };
 
 #[test]
 fn an_empty_cgroup_is_waited_for() -> Result<()> {
     let pod = Pod::new("empty")?;
     let loader = Loader::start(&pod, &["--dual-stack"])?;
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let service6 = remote.listen("[::]:80")?;
     assert!(
         loader.events()[0]["netns"].is_null(),
@@ -59,7 +57,7 @@ fn an_empty_cgroup_is_waited_for() -> Result<()> {
         "{found}"
     );
     let stage = Stage { app, loader, pod };
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let (outbound, inbound) = (
         proxy.listen("127.0.0.1:15001")?,
         proxy.listen("0.0.0.0:15006")?,
@@ -107,7 +105,7 @@ fn an_empty_cgroup_in_which_the_proxy_comes_first() -> Result<()> {
     );
     let app = Agent::spawn(&pod.app())?;
     loader.wait_for_event("pod-found", PATIENCE)?;
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let stage = Stage { app, loader, pod };
     // The event says that the namespace is known; the listeners are found a moment later.
     let deadline = Instant::now() + PATIENCE;
@@ -151,8 +149,8 @@ fn a_pod_that_moves_to_another_namespace_is_followed() -> Result<()> {
 #[test]
 fn the_namespace_may_be_named_by_path_or_process() -> Result<()> {
     let pod = Pod::new("named")?;
-    let (app, remote) = (settled(&pod.app())?, settled(&pod.remote())?);
-    let proxy = settled(&pod.proxy())?;
+    let (app, remote) = (Agent::spawn(&pod.app())?, Agent::spawn(&pod.remote())?);
+    let proxy = Agent::spawn(&pod.proxy())?;
     let (outbound, inbound) = (
         proxy.listen("0.0.0.0:15001")?,
         proxy.listen("0.0.0.0:15006")?,
@@ -188,7 +186,7 @@ fn a_named_namespace_of_an_empty_cgroup() -> Result<()> {
     let pod = Pod::new("named-empty")?;
     let netns = pod.netns_path();
     let loader = Loader::start(&pod, &["--netns", netns.to_str().unwrap()])?;
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let before = loader.counters()?;
     assert_eq!(
         remote.connect((POD_IP, 8080)).unwrap_err().errno(),
@@ -199,7 +197,7 @@ fn a_named_namespace_of_an_empty_cgroup() -> Result<()> {
         ("sk_lookup", "refusal:no-listener", 1),
     ];
     loader.counters()?.expect_delta(&before, &refused)?;
-    let (app, proxy) = (settled(&pod.app())?, settled(&pod.proxy())?);
+    let (app, proxy) = (Agent::spawn(&pod.app())?, Agent::spawn(&pod.proxy())?);
     let (outbound, inbound) = (
         proxy.listen("127.0.0.1:15001")?,
         proxy.listen("0.0.0.0:15006")?,
@@ -219,7 +217,7 @@ fn a_named_namespace_of_an_empty_cgroup() -> Result<()> {
 #[test]
 fn the_host_s_own_namespace_takes_a_flag() -> Result<()> {
     let pod = Pod::new("as-host")?;
-    let (app, remote) = (settled(&pod.app())?, settled(&pod.remote())?);
+    let (app, remote) = (Agent::spawn(&pod.app())?, Agent::spawn(&pod.remote())?);
     let loader = binary()?;
     let inside = Placement {
         netns: Some(pod.netns_path()),
@@ -256,7 +254,7 @@ fn the_host_s_own_namespace_takes_a_flag() -> Result<()> {
 
     let accepted = start(&["--allow-host-netns"])?;
     accepted.wait_for_line("\"ready\"", PATIENCE)?;
-    let proxy = settled(&pod.proxy())?;
+    let proxy = Agent::spawn(&pod.proxy())?;
     let (outbound, inbound) = (
         proxy.listen("0.0.0.0:15001")?,
         proxy.listen("0.0.0.0:15006")?,

@@ -8,7 +8,7 @@ use sidecar_ebpf_common::{
     counter::Hook,
     number::{V4_RANGE, V4_RANGE_LEN},
 };
-use sidecar_lab::{Conn, Level, Loader, Pod, pod::POD_IP};
+use sidecar_lab::{Agent, Conn, Level, Loader, Pod, pod::POD_IP};
 use sidecar_loader::program::DNS;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     connections, goes_both_ways, network,
     objects::Objects,
     passes,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 /// One program and one link for each.
@@ -35,7 +35,10 @@ fn detaches_on(signal: Signal, args: &[&str], hooks: usize) -> Result<()> {
     let pod = Pod::new("signal")?;
     let untouched = network(&pod)?;
     let stage = Stage::start(pod, args)?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let Stage { app, loader, pod } = &stage;
 
     let objects = Objects::of(loader.pid())?;
@@ -103,12 +106,12 @@ fn what_a_killed_loader_leaves_the_next_one_takes_away() -> Result<()> {
     loader.signal(Signal::SIGKILL)?;
     assert!(!loader.wait()?.success());
     objects.vanish()?;
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let service = remote.listen("0.0.0.0:80")?;
     passes(app, &service, SERVICE)?;
 
     let next = Loader::start(pod, &["--dual-stack"])?;
-    let outbound = settled(&pod.proxy())?.listen("0.0.0.0:15001")?;
+    let outbound = Agent::spawn(&pod.proxy())?.listen("0.0.0.0:15001")?;
     let conn = app.connect(SERVICE)?;
     let got = outbound.accept()?;
     assert_eq!((got.peer, got.peer.ip()), (conn.local, POD_IP.into()));
@@ -128,8 +131,8 @@ fn what_a_killed_loader_leaves_the_next_one_takes_away() -> Result<()> {
 fn many_starts_and_ends_leave_nothing() -> Result<()> {
     let pod = Pod::new("often")?;
     let untouched = network(&pod)?;
-    let (app, remote) = (settled(&pod.app())?, settled(&pod.remote())?);
-    let proxy = settled(&pod.proxy())?;
+    let (app, remote) = (Agent::spawn(&pod.app())?, Agent::spawn(&pod.remote())?);
+    let proxy = Agent::spawn(&pod.proxy())?;
     let (outbound, inbound) = (
         proxy.listen("0.0.0.0:15001")?,
         proxy.listen("0.0.0.0:15006")?,

@@ -3,14 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use sidecar_lab::{Errno, Pod, pod::POD_IP};
+use sidecar_lab::{Agent, Errno, Pod, pod::POD_IP};
 
-use crate::{
-    SERVICE,
-    attach::Foreign,
-    goes_both_ways, passes,
-    stage::{Stage, settled},
-};
+use crate::{SERVICE, attach::Foreign, goes_both_ways, passes, stage::Stage};
 
 /// `BPF_F_ALLOW_MULTI` (include/uapi/linux/bpf.h).
 const ALLOW_MULTI: u32 = 2;
@@ -26,7 +21,10 @@ fn two_loaders_do_not_meet() -> Result<()> {
     ];
     let mut proxies = Vec::new();
     for stage in &stages {
-        let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+        let (proxy, remote) = (
+            Agent::spawn(&stage.pod.proxy())?,
+            Agent::spawn(&stage.pod.remote())?,
+        );
         let ports = [
             proxy.listen("0.0.0.0:15001")?,
             proxy.listen("0.0.0.0:15006")?,
@@ -75,7 +73,10 @@ fn others_may_be_attached_too() -> Result<()> {
     let earlier = Foreign::attach(&cgroup, ALLOW_MULTI, true)?;
     let stage = Stage::start(pod, &[])?;
     let later = Foreign::attach(&stage.pod.app_cgroup(), ALLOW_MULTI, true)?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let (outbound, inbound) = (
         proxy.listen("0.0.0.0:15001")?,
         proxy.listen("0.0.0.0:15006")?,

@@ -4,19 +4,22 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use anyhow::Result;
 use sidecar_lab::{
-    Errno, ListenOptions, Pod,
+    Agent, Errno, ListenOptions, Pod,
     pod::{POD_IP, POD_IP6},
 };
 
 use crate::{
     LOST, assert_idle, pod_at, pod6_at,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 #[test]
 fn a_proxy_on_localhost_gets_outbound_only() -> Result<()> {
     let stage = Stage::start(Pod::new("localhost")?, &["--dual-stack"])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let own = [
         stage.app.listen("0.0.0.0:8080")?,
         stage.app.listen("[::]:8080")?,
@@ -50,7 +53,10 @@ fn a_proxy_on_localhost_gets_outbound_only() -> Result<()> {
 #[test]
 fn a_proxy_on_the_pod_s_address_gets_inbound_only() -> Result<()> {
     let stage = Stage::start(Pod::new("pod-ip")?, &[])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let inbound = proxy.listen((POD_IP, 15006))?;
     stage.comes_in(&remote, pod_at(8080), &inbound)?;
     let outbound = proxy.listen((POD_IP, 15001))?;
@@ -66,7 +72,10 @@ fn a_proxy_on_the_pod_s_address_gets_inbound_only() -> Result<()> {
 #[test]
 fn both_families_through_listeners_of_either_kind() -> Result<()> {
     let stage = Stage::start(Pod::new("families")?, &["--dual-stack"])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     {
         let (four, six) = (proxy.listen("0.0.0.0:15006")?, proxy.listen("[::]:15006")?);
         stage.comes_in(&remote, pod_at(8080), &four)?;
@@ -95,7 +104,10 @@ fn both_families_through_listeners_of_either_kind() -> Result<()> {
 #[test]
 fn without_ipv6_rules_ipv6_passes() -> Result<()> {
     let stage = Stage::start(Pod::new("v4-rules")?, &[])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let (inbound, outbound) = (proxy.listen("[::]:15006")?, proxy.listen("[::]:15001")?);
     let own = stage.app.listen("[::]:8080")?;
     let service = remote.listen("[::]:80")?;

@@ -1,17 +1,20 @@
 //! Which connections come to the proxy.
 
 use anyhow::Result;
-use sidecar_lab::{Errno, Loader, Pod, pod::POD_IP};
+use sidecar_lab::{Agent, Errno, Loader, Pod, pod::POD_IP};
 
 use crate::{
     assert_idle, pod_at,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 #[test]
 fn every_port_comes_to_the_proxy_but_the_excluded_ones() -> Result<()> {
     let stage = Stage::start(Pod::new("ports")?, &[])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let inbound = proxy.listen("0.0.0.0:15006")?;
     let own = stage.app.listen("0.0.0.0:8080")?;
     // Nobody listens at 9, and 1 is as good a port as any.
@@ -46,7 +49,10 @@ fn every_port_comes_to_the_proxy_but_the_excluded_ones() -> Result<()> {
 #[test]
 fn the_proxy_s_own_ports_come_to_its_inbound_port() -> Result<()> {
     let stage = Stage::start(Pod::new("own-ports")?, &[])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let (inbound, outbound) = (
         proxy.listen("0.0.0.0:15006")?,
         proxy.listen("0.0.0.0:15001")?,
@@ -61,7 +67,7 @@ fn the_proxy_s_own_ports_come_to_its_inbound_port() -> Result<()> {
 #[test]
 fn loopback_and_the_pod_s_own_address_are_not_inbound() -> Result<()> {
     let stage = Stage::start(Pod::new("from-pod")?, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let inbound = proxy.listen("0.0.0.0:15006")?;
     let own = stage.app.listen("0.0.0.0:8080")?;
     for to in ["127.0.0.1:8080", "127.3.2.1:8080", "10.244.0.5:8080"] {
@@ -78,7 +84,7 @@ fn loopback_and_the_pod_s_own_address_are_not_inbound() -> Result<()> {
 #[test]
 fn a_connection_made_before_the_loader_goes_on() -> Result<()> {
     let pod = Pod::new("open")?;
-    let (app, remote) = (settled(&pod.app())?, settled(&pod.remote())?);
+    let (app, remote) = (Agent::spawn(&pod.app())?, Agent::spawn(&pod.remote())?);
     let own = app.listen("0.0.0.0:8080")?;
     let conn = remote.connect(pod_at(8080))?;
     let got = own.accept()?;

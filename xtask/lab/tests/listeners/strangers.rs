@@ -10,7 +10,7 @@ use sidecar_lab::{
 
 use crate::{
     LOST, assert_idle, pod_at,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 #[test]
@@ -55,11 +55,11 @@ fn the_redirect_s_addresses_are_nobody_s_to_bind() -> Result<()> {
 #[test]
 fn an_application_that_has_bound_one_of_them_already_catches_nothing() -> Result<()> {
     let pod = Pod::new("squatter")?;
-    let app = settled(&pod.app())?;
+    let app = Agent::spawn(&pod.app())?;
     // Numbers begin at 0, so the sixth destination's is at this very address.
     let squatter = app.listen("127.128.0.5:15001")?;
     let stage = Stage::start(pod, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     {
         let outbound = proxy.listen("127.0.0.1:15001")?;
         let mut numbers = Vec::new();
@@ -85,11 +85,11 @@ fn an_application_that_has_bound_one_of_them_already_catches_nothing() -> Result
 #[test]
 fn a_listener_in_another_namespace_is_not_the_proxy_s() -> Result<()> {
     let pod = Pod::new("elsewhere")?;
-    let remote = settled(&pod.remote())?;
+    let remote = Agent::spawn(&pod.remote())?;
     let netns = pod.netns_path();
     let mut place = pod.proxy();
     place.netns = Some(pod.remote_netns_path());
-    let stranger = settled(&place)?;
+    let stranger = Agent::spawn(&place)?;
     let before = stranger.listen("0.0.0.0:15006")?;
     let stage = Stage::start(pod, &["--netns", netns.to_str().unwrap()])?;
     stage.is_refused(&remote, pod_at(8080))?;
@@ -115,7 +115,7 @@ fn mptcp(agent: &Agent, at: &str) -> Result<Listener> {
 #[test]
 fn an_mptcp_listener_gets_outbound_connections() -> Result<()> {
     let stage = Stage::start(Pod::new("mptcp")?, &[])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let outbound = stage.counted(&[], || mptcp(&proxy, "0.0.0.0:15001"))?;
     let inbound = stage.counted(&[], || mptcp(&proxy, "0.0.0.0:15006"))?;
     serves_outbound_only(&stage, &outbound, &inbound)
@@ -124,7 +124,7 @@ fn an_mptcp_listener_gets_outbound_connections() -> Result<()> {
 #[test]
 fn an_mptcp_listener_that_is_there_before_the_loader_gets_them_too() -> Result<()> {
     let pod = Pod::new("mptcp-first")?;
-    let proxy = settled(&pod.proxy())?;
+    let proxy = Agent::spawn(&pod.proxy())?;
     let (outbound, inbound) = (
         mptcp(&proxy, "0.0.0.0:15001")?,
         mptcp(&proxy, "0.0.0.0:15006")?,
@@ -149,7 +149,7 @@ fn serves_outbound_only(stage: &Stage, outbound: &Listener, inbound: &Listener) 
     })?;
     // The kernel does not let such a listener be handed a connection: refused, not passed.
     let own = stage.app.listen("0.0.0.0:8080")?;
-    stage.is_refused(&settled(&stage.pod.remote())?, pod_at(8080))?;
+    stage.is_refused(&Agent::spawn(&stage.pod.remote())?, pod_at(8080))?;
     assert_idle(inbound);
     assert_idle(&own);
     Ok(())
@@ -160,7 +160,10 @@ fn serves_outbound_only(stage: &Stage, outbound: &Listener, inbound: &Listener) 
 #[test]
 fn nobody_outside_reaches_the_redirect_s_addresses() -> Result<()> {
     let stage = Stage::start(Pod::new("outside")?, &["--dual-stack"])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let (outbound, inbound) = (proxy.listen("[::]:15001")?, proxy.listen("[::]:15006")?);
     let own = stage.app.listen("[::]:8080")?;
     // Number 0 is a destination's.

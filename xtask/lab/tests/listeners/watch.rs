@@ -11,7 +11,7 @@ use sidecar_lab::{Agent, Errno, ListenOptions, Listener, Loader, Placement, Pod}
 
 use crate::{
     CAPTURED, assert_idle, pod_at, pod6_at,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 /// How long the loader may take to fall asleep, on a busy machine.
@@ -90,7 +90,10 @@ fn shared() -> ListenOptions {
 
 fn start(hint: &str) -> Result<(Stage, Agent, Agent)> {
     let stage = Stage::start(Pod::new(hint)?, &["--dual-stack"])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     Ok((stage, proxy, remote))
 }
 
@@ -105,18 +108,22 @@ fn watches_until_the_proxy_listens_and_not_longer() -> Result<()> {
     assert!(is_watching(&stage.loader)?, "15006 is missing");
     let inbound = proxy.listen("0.0.0.0:15006")?;
     falls_asleep(&stage.loader)?;
+    let known = ["outbound", "inbound", "dns"].map(|port| stage.loader.listeners(port).unwrap());
+    assert_eq!(known, [1, 1, 0]);
     for _ in 0..20 {
         stage.comes_in(&remote, pod_at(8080), &inbound)?;
         stage.goes_out(addr(SERVICE), &outbound)?;
     }
     assert!(!is_watching(&stage.loader)?);
+    drop(inbound);
+    assert_eq!(stage.loader.listeners("inbound")?, 0);
     Ok(())
 }
 
 #[test]
 fn without_inbound_nobody_waits_for_an_inbound_listener() -> Result<()> {
     let stage = Stage::start(Pod::new("outbound-only")?, &["-b", ""])?;
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     let outbound = proxy.listen("127.0.0.1:15001")?;
     falls_asleep(&stage.loader)?;
     stage.goes_out(addr(SERVICE), &outbound)?;
@@ -148,7 +155,7 @@ fn a_proxy_that_restarts_is_back_at_once() -> Result<()> {
         falls_asleep(&stage.loader)?;
         // It dies with its process, and comes back before anybody has noticed.
         drop(running.take());
-        let proxy = settled(&stage.pod.proxy())?;
+        let proxy = Agent::spawn(&stage.pod.proxy())?;
         let [outbound, inbound] = both(&proxy)?;
         let took = let_in(&remote)?;
         println!("known {took:?} after listen()");
@@ -167,8 +174,8 @@ fn a_proxy_outside_the_pod_is_seen_too() -> Result<()> {
     let node = pod.node_cgroup();
     let stage = Stage::start(pod, &["--proxy-cgroup", node.to_str().unwrap()])?;
     let (proxy, remote) = (
-        settled(&stage.pod.node_proxy())?,
-        settled(&stage.pod.remote())?,
+        Agent::spawn(&stage.pod.node_proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
     );
     let [outbound, inbound] = both(&proxy)?;
     falls_asleep(&stage.loader)?;
@@ -227,7 +234,7 @@ fn a_worker_that_comes_later_takes_over() -> Result<()> {
     let mut current = proxy.listen_with(shared())?;
     for _ in 0..5 {
         falls_asleep(&stage.loader)?;
-        let next_proxy = settled(&stage.pod.proxy())?;
+        let next_proxy = Agent::spawn(&stage.pod.proxy())?;
         let next = next_proxy.listen_with(shared())?;
         becomes(&stage.loader, true)?;
         // At no time is there nobody; the old one may have some of them in its queue.
@@ -275,7 +282,7 @@ fn a_socket_that_binds_and_never_listens_disturbs_nobody() -> Result<()> {
     stage.goes_out(addr(SERVICE), &outbound)?;
     drop(idle);
     assert!(is_watching(&stage.loader)?);
-    let proxy = settled(&stage.pod.proxy())?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
     drop((outbound, inbound));
     let [outbound, inbound] = both(&proxy)?;
     stage.comes_in(&remote, pod_at(8080), &inbound)?;
@@ -296,7 +303,7 @@ fn a_listener_from_elsewhere_is_found_after_a_refusal() -> Result<()> {
         cgroup: stage.pod.remote().cgroup,
         ..stage.pod.proxy()
     };
-    let elsewhere = settled(&elsewhere)?;
+    let elsewhere = Agent::spawn(&elsewhere)?;
     let handed_over = elsewhere.listen_with(shared())?;
     // A socket stays in the cgroup it was made in; its process comes to the pod.
     let procs = stage

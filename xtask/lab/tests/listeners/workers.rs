@@ -12,7 +12,7 @@ use sidecar_lab::{Agent, Errno, ListenOptions, Listener, Pod};
 
 use crate::{
     AT_ONCE, assert_idle, drain, pod_at, pod6_at,
-    stage::{Stage, addr, settled},
+    stage::{Stage, addr},
 };
 
 /// One listener of a group that shares its port.
@@ -27,10 +27,10 @@ fn worker(agent: &Agent, at: &str) -> Result<Listener> {
 #[test]
 fn workers_come_and_go() -> Result<()> {
     let stage = Stage::start(Pod::new("workers")?, &[])?;
-    let remote = settled(&stage.pod.remote())?;
+    let remote = Agent::spawn(&stage.pod.remote())?;
     let own = stage.app.listen("0.0.0.0:8080")?;
     let agents: Vec<Agent> = (0..3)
-        .map(|_| settled(&stage.pod.proxy()))
+        .map(|_| Agent::spawn(&stage.pod.proxy()))
         .collect::<Result<_>>()?;
     let mut workers: Vec<Listener> = agents
         .iter()
@@ -99,7 +99,10 @@ fn more_workers_than_slots_share_the_work() -> Result<()> {
     const SLOTS: usize = Listeners::SLOTS as usize;
     const MORE: usize = 4;
     let stage = Stage::start(Pod::new("crowd")?, &[])?;
-    let (proxy, remote) = (settled(&stage.pod.proxy())?, settled(&stage.pod.remote())?);
+    let (proxy, remote) = (
+        Agent::spawn(&stage.pod.proxy())?,
+        Agent::spawn(&stage.pod.remote())?,
+    );
     let full = [("sock_ops", "bypass:slots-full", MORE as u64)];
     let listen = |at: &str| -> Result<Vec<Listener>> {
         stage.counted(&full, || {
@@ -145,7 +148,7 @@ fn more_workers_than_slots_share_the_work() -> Result<()> {
 #[test]
 fn a_proxy_that_listens_already_is_found() -> Result<()> {
     let pod = Pod::new("earlier")?;
-    let (proxy, remote) = (settled(&pod.proxy())?, settled(&pod.remote())?);
+    let (proxy, remote) = (Agent::spawn(&pod.proxy())?, Agent::spawn(&pod.remote())?);
     let workers = [
         worker(&proxy, "0.0.0.0:15006")?,
         worker(&proxy, "0.0.0.0:15006")?,

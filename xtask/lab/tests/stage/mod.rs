@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use sidecar_lab::{Agent, Loader, Placement, Pod};
+use sidecar_lab::{Agent, Loader, Pod};
 
 /// Everything is removed in this order.
 pub(crate) struct Stage {
@@ -15,7 +15,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// The application's container runs and nobody else, then comes the loader.
     pub(crate) fn start(pod: Pod, arguments: &[&str]) -> Result<Self> {
-        let app = settled(&pod.app())?;
+        let app = Agent::spawn(&pod.app())?;
         let loader = Loader::start(&pod, arguments)?;
         Ok(Self { app, loader, pod })
     }
@@ -43,13 +43,6 @@ impl Stage {
             .collect::<Vec<_>>()
             .join("\n")
     }
-}
-
-/// An agent that has arrived in its cgroup and namespace, which an answer of it says.
-pub(crate) fn settled(place: &Placement) -> Result<Agent> {
-    let agent = Agent::spawn(place)?;
-    agent.echo_log()?;
-    Ok(agent)
 }
 
 pub(crate) fn addr(text: &str) -> SocketAddr {

@@ -10,12 +10,12 @@ use crate::{
     Agent, ChurnPlan, Churned,
     bench::{
         Arm, Bench, Settings,
-        arm::OUTBOUND_PORT,
+        arm::Front,
         holders::{Holders, free_ports, targets},
         kernel::{self, TrackLimit},
         options::Only,
+        proof::Unproven,
         record::{Plan, Point, Quantity, Sweep},
-        session::Unproven,
     },
 };
 
@@ -41,8 +41,8 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
         let mut holders = Holders::default();
         holders.grow(&arm, HELD)?;
         ensure!(holders.opened == HELD, "{}: {holders:?}", arm.name);
-        let agent = Agent::spawn(&arm.pod.app())?;
-        all.push((agent, holders, arm));
+        let front = arm.listen(&Agent::spawn(&arm.pod.app())?)?;
+        all.push((front, holders, arm));
     }
     let rooms = ROOM.map(Some);
     let points = [None].into_iter().chain(rooms);
@@ -50,10 +50,10 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     bench.expect_steps(u64::from(rounds) * (all.len() * points.len()) as u64);
     for room in points {
         for _ in 0..rounds {
-            for (agent, _, arm) in &mut all {
+            for (front, _, arm) in &mut all {
                 bench.step();
                 bench.say(&format!("connections come and go in {}", arm.name));
-                one(bench, agent, arm, room, time)?;
+                one(bench, front, arm, room, time)?;
             }
         }
     }
@@ -62,15 +62,14 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
 
 fn one(
     bench: &mut Bench,
-    agent: &Agent,
+    front: &Front,
     arm: &mut Arm,
     room: Option<u64>,
     time: Duration,
 ) -> Result<()> {
     arm.counted()?;
     let limit = room.map(|room| limit(arm, room)).transpose()?;
-    let churned = agent.churn(ChurnPlan {
-        listen: ([0, 0, 0, 0], OUTBOUND_PORT).into(),
+    let churned = front.outbound.churn(ChurnPlan {
         targets: targets(arm),
         threads: THREADS,
         time,

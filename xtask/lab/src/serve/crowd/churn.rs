@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read as _},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::fd::AsFd as _,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -10,16 +10,15 @@ use std::{
 };
 
 use nix::libc;
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 
-use super::{connect, listen};
+use super::connect;
 use crate::{
     crowd::{ChurnPlan, Churned},
     raw,
     wire::{During as _, OpError, OpResult},
 };
 
-const BACKLOG: i32 = 4096;
 /// How often a server that gets nothing looks whether all is over.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -34,21 +33,20 @@ struct Counts {
     is_over: AtomicBool,
 }
 
-pub(super) fn churn(plan: &ChurnPlan) -> OpResult<Churned> {
+pub(super) fn churn(listener: &Socket, plan: &ChurnPlan) -> OpResult<Churned> {
     if plan.targets.is_empty() || plan.threads == 0 {
         return Err(OpError::new(
             "churn",
             "a plan without destinations or threads",
         ));
     }
-    let listener = listen(plan.listen, BACKLOG)?;
-    SockRef::from(&listener)
+    listener
         .set_read_timeout(Some(LOOK))
         .during(|| "SO_RCVTIMEO".to_owned())?;
     let counts = Counts::default();
     let start = Instant::now();
     thread::scope(|scope| {
-        let servers = (0..plan.threads).map(|_| scope.spawn(|| serve(&listener, &counts)));
+        let servers = (0..plan.threads).map(|_| scope.spawn(|| serve(listener, &counts)));
         let servers: Vec<_> = servers.collect();
         let clients = (0..plan.threads).map(|thread| {
             let counts = &counts;
@@ -103,7 +101,7 @@ fn is_closed_by_server(mut client: Socket, to: SocketAddr) -> OpResult<bool> {
     }
 }
 
-fn serve(listener: &TcpListener, counts: &Counts) -> OpResult<()> {
+fn serve(listener: &Socket, counts: &Counts) -> OpResult<()> {
     while !counts.is_over.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((server, _)) => {
@@ -114,7 +112,7 @@ fn serve(listener: &TcpListener, counts: &Counts) -> OpResult<()> {
                 if asked.is_ok() {
                     counts.redirected.fetch_add(1, Ordering::Relaxed);
                 }
-                SockRef::from(&server)
+                server
                     .set_linger(Some(Duration::ZERO))
                     .during(|| "SO_LINGER".to_owned())?;
             }

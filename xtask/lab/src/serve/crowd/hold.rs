@@ -5,19 +5,17 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::Socket;
 
-use super::{connect, listen};
+use super::connect;
 use crate::{
     crowd::{Held, HoldPlan},
     wire::{During as _, OpError, OpResult},
 };
 
-const BACKLOG: i32 = 64;
 /// What was connected is in the queue already.
 const ACCEPT_PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn hold(plan: &HoldPlan, held: &mut Vec<Socket>) -> OpResult<Held> {
+pub(super) fn hold(listener: &Socket, plan: &HoldPlan, held: &mut Vec<Socket>) -> OpResult<Held> {
     allow_many_files()?;
-    let listener = Socket::from(listen(plan.listen, BACKLOG)?);
     listener
         .set_read_timeout(Some(ACCEPT_PATIENCE))
         .during(|| "SO_RCVTIMEO".to_owned())?;

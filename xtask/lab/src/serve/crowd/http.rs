@@ -2,19 +2,17 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
 };
 
-use super::listen;
 use crate::wire::{During as _, OpResult};
 
-const BACKLOG: i32 = 4096;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 const LAST_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
 
 pub(super) fn serve(addr: SocketAddr) -> OpResult<SocketAddr> {
-    let listener = listen(addr, BACKLOG)?;
+    let listener = TcpListener::bind(addr).during(|| format!("listen at {addr}"))?;
     let local = listener.local_addr().during(|| "getsockname".to_owned())?;
     thread::Builder::new()
         .spawn(move || {

@@ -4,14 +4,11 @@ mod churn;
 mod hold;
 mod http;
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::{Reply, reply};
+use super::{Reply, find, reply};
 use crate::{
     crowd::CrowdRequest,
     wire::{During as _, OpResult},
@@ -24,27 +21,26 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    pub(super) fn answer(&mut self, request: &CrowdRequest) -> Reply {
+    pub(super) fn answer(
+        &mut self,
+        request: &CrowdRequest,
+        listeners: &HashMap<u64, Socket>,
+    ) -> Reply {
         match request {
-            CrowdRequest::Hold(plan) => reply(hold::hold(plan, &mut self.held)?),
+            CrowdRequest::Hold { listener, plan } => {
+                let listener = find(listeners, *listener)?;
+                reply(hold::hold(listener, plan, &mut self.held)?)
+            }
             CrowdRequest::Release => {
                 self.held.clear();
                 reply(())
             }
-            CrowdRequest::Churn(plan) => reply(churn::churn(plan)?),
+            CrowdRequest::Churn { listener, plan } => {
+                reply(churn::churn(find(listeners, *listener)?, plan)?)
+            }
             CrowdRequest::ServeHttp(addr) => reply(http::serve(*addr)?),
         }
     }
-}
-
-fn listen(addr: SocketAddr, backlog: i32) -> OpResult<TcpListener> {
-    let name = || format!("listen at {addr}");
-    let socket = tcp(addr)?;
-    // Connections of an earlier listener may still be open.
-    socket.set_reuse_address(true).during(name)?;
-    socket.bind(&addr.into()).during(name)?;
-    socket.listen(backlog).during(name)?;
-    Ok(socket.into())
 }
 
 fn tcp(addr: SocketAddr) -> OpResult<Socket> {
