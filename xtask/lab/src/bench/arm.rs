@@ -7,16 +7,17 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::{
-    crew::{Crew, SERVICES, Slice, Ways},
+    crew::{Crew, NUMBERED, NUMBERED_RANGE, SERVICES, Slice, Way, Ways},
     further::{Further, Running},
     kernel,
-    record::{ArmInfo, Case, Direction, Point},
+    names::{BASE, OURS, PATH},
+    record::{ArmInfo, Case, Direction, Point, Work},
 };
 use crate::{
     Agent, Listener, Loader,
     conformance::{Backend, Installed, Redirected},
     netns::inside,
-    pod::Pod,
+    pod::{POD_IP, Pod},
     process::run,
 };
 
@@ -31,6 +32,8 @@ pub const APP_PORT: u16 = 8080;
 pub enum Kind {
     /// Nothing does: every ratio is to this one.
     None,
+    /// Nothing does either, but connections take the way that the loader's take, by themselves.
+    Path,
     /// Istio's rules.
     Rules(Backend),
     /// The loader.
@@ -50,9 +53,10 @@ impl Kind {
 
     pub fn name(&self) -> &str {
         match self {
-            Self::None => "none",
+            Self::None => BASE,
+            Self::Path => PATH,
             Self::Rules(backend) => backend.name(),
-            Self::Ours => "sidecar-ebpf",
+            Self::Ours => OURS,
             Self::Further(further) => &further.name,
         }
     }
@@ -64,6 +68,11 @@ impl Kind {
                  proxy's listener at port 8080 of the pod"
                     .to_owned()
             }
+            Self::Path => format!(
+                "no redirection and no program: the application connects to {} and its like, from \
+                 the pod's address, as a connection goes that sidecar-ebpf has redirected",
+                NUMBERED[0]
+            ),
             Self::Rules(Backend::Legacy) => rules("iptables-legacy-restore"),
             Self::Rules(Backend::Nft) => rules("iptables-nft-restore"),
             Self::Rules(Backend::Native) => rules("nft, translated rule by rule"),
@@ -137,6 +146,11 @@ impl Arm {
         let pod = Pod::new(kind.name())?;
         let redirect = match kind {
             Kind::None => Redirect::None,
+            Kind::Path => {
+                let route = format!("route add local {NUMBERED_RANGE} dev lo src {POD_IP}\n");
+                pod.ip(&route)?;
+                Redirect::None
+            }
             Kind::Rules(backend) => {
                 Redirect::Rules(Installed::new(&pod, *backend, &settings.flags)?)
             }
@@ -149,15 +163,19 @@ impl Arm {
             }
             Kind::Further(further) => Redirect::Further(Running::start(further, &pod)?),
         };
-        let is_redirected = !matches!(kind, Kind::None);
+        let way = match kind {
+            Kind::None => Way::Loopback,
+            Kind::Path => Way::Numbered,
+            Kind::Rules(_) | Kind::Ours | Kind::Further(_) => Way::Redirected,
+        };
         let mut arm = Self {
             name: kind.name().to_owned(),
             at: settings.at,
             kind: kind.clone(),
             ways: Ways {
-                is_redirected,
+                way,
                 outbound_port: OUTBOUND_PORT,
-                inbound_port: if is_redirected {
+                inbound_port: if way == Way::Redirected {
                     INBOUND_PORT
                 } else {
                     APP_PORT
@@ -178,14 +196,16 @@ impl Arm {
 
     /// Whether connections are meant to be redirected in it.
     pub const fn is_redirected(&self) -> bool {
-        self.ways.is_redirected
+        matches!(self.ways.way, Way::Redirected)
     }
 
-    /// Whether it redirects connections of this direction: further arms may know only one.
-    pub fn covers(&self, direction: Direction) -> bool {
-        match &self.redirect {
-            Redirect::Further(running) => running.covers(direction),
-            Redirect::None | Redirect::Rules(_) | Redirect::Ours(_) => true,
+    /// Whether it takes part: further arms may know only one direction.
+    pub fn covers(&self, case: Case) -> bool {
+        match (&self.redirect, &self.kind) {
+            (Redirect::Further(running), _) => running.covers(case.direction),
+            // That way costs something once per connection.
+            (_, Kind::Path) => (case.work, case.direction) == (Work::Connect, Direction::Outbound),
+            _ => true,
         }
     }
 

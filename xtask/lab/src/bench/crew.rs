@@ -2,7 +2,7 @@
 //! work through one case for a while, and say what they did.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use nix::{
     unistd::Pid,
 };
 
+use sidecar_ebpf_common::number::V4_RANGE;
+
 use super::{
+    arm::OUTBOUND_PORT,
     record::{Case, Cpus, Direction, Round, Work},
     work::order::{Accepted, Drive, Drove, Job, Order, Serve, Served},
     worker::Worker,
@@ -24,7 +27,7 @@ use crate::pod::{POD_IP, Pod};
 pub(super) const SERVICES: [SocketAddr; 8] = services();
 const SERVICE_PORT: u16 = 80;
 /// Where the cluster connects to; nobody listens there where inbound connections are redirected.
-pub(super) const APP_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(POD_IP), 8080);
+pub(super) const APP_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(POD_IP), 8080);
 
 /// What an arm did with one case in one round.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +49,26 @@ pub struct Arrived {
     pub original_dst: Option<SocketAddr>,
 }
 
+/// Where a redirected connection of ours goes in truth, for as many destinations.
+pub(super) const NUMBERED: [SocketAddr; 8] = numbered();
+/// Where all of these lie.
+pub(super) const NUMBERED_RANGE: &str = "127.128.0.0/10";
+
+/// What connects outbound, in truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The application, to the proxy itself: the plainest and fastest way there is.
+    Loopback,
+    /// The application, to the proxy at [`NUMBERED`].
+    Numbered,
+    /// To [`SERVICES`], which something redirects.
+    Redirected,
+}
+
 /// Where connections go and where they arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ways {
-    /// None: the application connects to the proxy itself.
-    pub(super) is_redirected: bool,
+    pub(super) way: Way,
     pub(super) outbound_port: u16,
     pub(super) inbound_port: u16,
 }
@@ -64,11 +82,13 @@ impl Ways {
     }
 
     fn targets(self, direction: Direction) -> Vec<SocketAddr> {
-        match direction {
-            Direction::Outbound if self.is_redirected => SERVICES.to_vec(),
-            // The plainest and fastest way there is.
-            Direction::Outbound => vec![(Ipv4Addr::LOCALHOST, self.outbound_port).into()],
-            Direction::Inbound => vec![APP_ADDR],
+        match (direction, self.way) {
+            (Direction::Outbound, Way::Redirected) => SERVICES.to_vec(),
+            (Direction::Outbound, Way::Numbered) => NUMBERED.to_vec(),
+            (Direction::Outbound, Way::Loopback) => {
+                vec![(Ipv4Addr::LOCALHOST, self.outbound_port).into()]
+            }
+            (Direction::Inbound, _) => vec![APP_ADDR],
         }
     }
 }
@@ -172,11 +192,20 @@ pub fn processors(cpus: Cpus) -> Result<(usize, usize)> {
 }
 
 const fn services() -> [SocketAddr; 8] {
-    let mut all = [SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0); 8];
+    eight(Ipv4Addr::new(10, 96, 0, 1), SERVICE_PORT)
+}
+
+const fn numbered() -> [SocketAddr; 8] {
+    eight(Ipv4Addr::from_bits(V4_RANGE), OUTBOUND_PORT)
+}
+
+/// This address and the next ones.
+const fn eight(first: Ipv4Addr, port: u16) -> [SocketAddr; 8] {
+    let mut all = [SocketAddr::new(IpAddr::V4(first), port); 8];
     let mut at = 0;
     while at < all.len() {
-        let ip = Ipv4Addr::new(10, 96, 0, at as u8 + 1);
-        all[at] = SocketAddr::new(std::net::IpAddr::V4(ip), SERVICE_PORT);
+        let ip = Ipv4Addr::from_bits(first.to_bits() + at as u32);
+        all[at] = SocketAddr::new(IpAddr::V4(ip), port);
         at += 1;
     }
     all

@@ -1,9 +1,9 @@
 //! What the redirect may cost, and whether a record shows that it does not cost more.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{
-    names::{BASE, OURS, Unit},
+    names::{BASE, INBOUND, OURS, PATH, Unit},
     record::{Case, Cpus, Direction, Finding, Point, Quantity, Record, Round, Sweep, Work},
     stats::Estimate,
 };
@@ -13,6 +13,17 @@ pub struct Goal {
     pub name: &'static str,
     pub subject: Subject,
     pub limit: Limit,
+    pub floor: Floor,
+}
+
+/// What the kernel takes of it whatever the programs do, where that is measured too.
+#[derive(Clone, Copy, Debug)]
+pub enum Floor {
+    Unknown,
+    /// The same way without any program.
+    Path,
+    /// As many runs of a program that does nothing as there are of these, per connection.
+    EmptyRuns(fn(&str) -> bool),
 }
 
 /// Where a record has it.
@@ -50,6 +61,7 @@ pub enum Verdict {
 pub struct Judged {
     pub goal: &'static Goal,
     pub measured: Option<Measured>,
+    pub floor: Option<Measured>,
     /// The same of the other arms that were measured.
     pub others: Vec<(String, Measured)>,
 }
@@ -72,6 +84,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Outbound,
         },
         limit: Limit::AtMost(1.10),
+        floor: Floor::Path,
     },
     Goal {
         name: "inbound connect over veth, one CPU",
@@ -80,6 +93,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Inbound,
         },
         limit: Limit::AtMost(1.08),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "outbound round trip, one CPU",
@@ -88,6 +102,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Outbound,
         },
         limit: Limit::AtMost(1.02),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "inbound round trip, one CPU",
@@ -96,6 +111,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Inbound,
         },
         limit: Limit::AtMost(1.02),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "connect with 10,000 excluded ranges against one with 1",
@@ -105,6 +121,7 @@ pub const GOALS: &[Goal] = &[
             to: 10_000,
         },
         limit: Limit::AtMost(1.05),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "kernel time of the connect program",
@@ -113,6 +130,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(200.0),
+        floor: Floor::EmptyRuns(|program| program == "connect4"),
     },
     Goal {
         name: "kernel time of all programs, per redirected connection",
@@ -121,6 +139,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(400.0),
+        floor: Floor::EmptyRuns(|program| !program.ends_with(INBOUND)),
     },
     Goal {
         name: "kernel memory per open connection",
@@ -129,6 +148,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Bytes,
         },
         limit: Limit::AtMost(0.0),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "open connections from one pod address",
@@ -137,6 +157,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Count,
         },
         limit: Limit::AtLeast(200_000.0),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "kernel memory of an idle pod",
@@ -145,6 +166,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Bytes,
         },
         limit: Limit::AtMost(MIB),
+        floor: Floor::Unknown,
     },
     Goal {
         name: "attach, programs loaded before",
@@ -153,6 +175,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(20e6),
+        floor: Floor::Unknown,
     },
 ];
 
@@ -170,7 +193,7 @@ impl Goal {
     fn judge(&'static self, record: &Record) -> Result<Judged> {
         let measured = self.measured(record, OURS)?;
         let mut others = Vec::new();
-        for arm in record.arm_names().filter(|arm| *arm != OURS) {
+        for arm in record.arm_names().filter(|arm| ![OURS, PATH].contains(arm)) {
             if let Some(measured) = self.measured(record, arm)? {
                 others.push((arm.to_owned(), measured));
             }
@@ -178,8 +201,17 @@ impl Goal {
         Ok(Judged {
             goal: self,
             measured,
+            floor: self.floor(record)?,
             others,
         })
+    }
+
+    fn floor(&self, record: &Record) -> Result<Option<Measured>> {
+        match self.floor {
+            Floor::Unknown => Ok(None),
+            Floor::Path => self.measured(record, PATH),
+            Floor::EmptyRuns(are_counted) => empty_runs(record, are_counted),
+        }
     }
 
     fn measured(&self, record: &Record, arm: &str) -> Result<Option<Measured>> {
@@ -235,6 +267,27 @@ fn along(record: &Record, arm: &str, sweep: Sweep, ends: [u64; 2]) -> Result<Vec
         estimate: to.compare(from, Round::per_operation)?,
         unit: Unit::Ratio,
     }])
+}
+
+fn empty_runs(record: &Record, are_counted: fn(&str) -> bool) -> Result<Option<Measured>> {
+    let of_ours = || record.findings.iter().filter(|found| found.arm == OURS);
+    let Some(empty) = of_ours().find(|found| found.what == Quantity::EmptyRun) else {
+        return Ok(None);
+    };
+    let mut runs = 0.0;
+    for found in of_ours() {
+        if let Quantity::ProgramRuns { program } = &found.what
+            && are_counted(program)
+        {
+            runs += found.estimate()?.median;
+        }
+    }
+    let all: Vec<f64> = empty.values.iter().map(|each| each * runs).collect();
+    Ok(Some(Measured {
+        of: format!("{runs} runs of a program that does nothing"),
+        estimate: Estimate::of(&all).context("no run of an empty program")?,
+        unit: Unit::Nanoseconds,
+    }))
 }
 
 /// Outside of sweeps if it was looked at there, else at the lowest value.

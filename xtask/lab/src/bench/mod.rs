@@ -12,6 +12,7 @@
 pub mod archive;
 pub mod arm;
 mod crew;
+mod empty;
 mod environment;
 mod further;
 pub mod goals;

@@ -4,6 +4,10 @@ use super::record::{Case, Cpus, Direction, Point, Quantity, Sweep, Work};
 
 /// The arm that every other is compared with.
 pub const BASE: &str = "none";
+/// Behind the name of a program, for its runs by inbound connections.
+pub(super) const INBOUND: &str = " (inbound)";
+/// The arm without any program whose connections take the way of [`OURS`].
+pub(super) const PATH: &str = "same path";
 /// What the goals are about.
 pub const OURS: &str = "sidecar-ebpf";
 
@@ -125,7 +129,7 @@ impl Quantity {
             | Self::ProgramRun { .. }
             | Self::ProgramsPerConnection
             | Self::ProgramsPerInboundConnection
-            | Self::CheapestRun => Unit::Nanoseconds,
+            | Self::EmptyRun => Unit::Nanoseconds,
             Self::PodMemory
             | Self::PodMemoryGrowth
             | Self::ConnectionMemory
@@ -163,7 +167,7 @@ impl std::fmt::Display for Quantity {
             Self::ProgramsPerInboundConnection => {
                 f.write_str("all programs, per redirected connection from outside")
             }
-            Self::CheapestRun => f.write_str("one run of the cheapest program"),
+            Self::EmptyRun => f.write_str("one run of a program that does nothing"),
             Self::ChurnRate => f.write_str("connections opened and closed in a second"),
             Self::ChurnFailures => f.write_str("share of them that failed"),
         }
@@ -237,6 +241,7 @@ mod tests {
     #[test]
     fn arms_are_called_what_the_runner_calls_them() {
         assert_eq!(Kind::None.name(), BASE);
+        assert_eq!(Kind::Path.name(), PATH);
         assert_eq!(Kind::Ours.name(), OURS);
     }
 

@@ -225,8 +225,8 @@ pub enum Quantity {
     ProgramsPerConnection,
     /// The same for a connection from outside.
     ProgramsPerInboundConnection,
-    /// One run of the cheapest program: what the statistics cost is in it, and in every other run.
-    CheapestRun,
+    /// One run of a program that does nothing: what is in every other run, too.
+    EmptyRun,
     /// Connections opened and closed in a second, by several threads.
     ChurnRate,
     /// The share of them that did not come about.

@@ -128,7 +128,7 @@ fn goals_table(record: &Record) -> Result<Vec<Block>> {
         .arm_names()
         .filter(|arm| arm.contains("iptables") || arm.contains("nftables"))
         .collect();
-    let head = ["goal", "limit", "measured", "verdict"];
+    let head = ["goal", "limit", "measured", "verdict", "floor"];
     let mut table = Table::new(head.into_iter().chain(compared.iter().copied()));
     for judged in &judged {
         let measured = judged.measured.as_ref().map(measured_cell);
@@ -137,6 +137,10 @@ fn goals_table(record: &Record) -> Result<Vec<Block>> {
             judged.limit(),
             measured.unwrap_or_else(|| NOTHING.into()),
             verdict(judged),
+            judged
+                .floor
+                .as_ref()
+                .map_or_else(|| NOTHING.into(), measured_cell),
         ];
         for arm in &compared {
             let other = judged.others.iter().find(|(name, _)| name == arm);
@@ -148,7 +152,12 @@ fn goals_table(record: &Record) -> Result<Vec<Block>> {
     }
     Ok(vec![
         Block::Heading("Goals".into()),
-        Block::Text("Ratios are times per operation by those of no redirection.".into()),
+        Block::Text(
+            "Ratios are times per operation by those of no redirection. The floor is what of it no \
+             program of ours can change: the same way without any program, or as many runs of a \
+             program that does nothing."
+                .into(),
+        ),
         Block::Table(table),
     ])
 }

@@ -159,7 +159,7 @@ impl Bench {
                 self.rng.shuffle(&mut order);
                 for arm in order {
                     self.step();
-                    if !arm.covers(case.direction) {
+                    if !arm.covers(*case) {
                         continue;
                     }
                     let case = Case {

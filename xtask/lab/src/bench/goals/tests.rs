@@ -1,5 +1,5 @@
 use super::*;
-use crate::bench::sample;
+use crate::bench::{record::Measurement, sample};
 
 fn verdicts(record: &Record) -> Vec<(&'static str, Verdict)> {
     let judged = judge(record).unwrap();
@@ -23,6 +23,52 @@ fn a_record_that_misses_one() {
         missed,
         ["kernel time of all programs, per redirected connection"]
     );
+}
+
+#[test]
+fn floors_are_of_the_same_record() {
+    let mut record = sample::record();
+    let floor = |record: &Record, name: &str| {
+        let judged = judge(record).unwrap();
+        of(&judged, name).floor.clone()
+    };
+    for name in ["connect program", "all programs"] {
+        assert_eq!(floor(&record, name), None, "{name}");
+    }
+    let mut found = |what: Quantity, values: &[f64]| {
+        record.findings.push(Finding {
+            what,
+            arm: OURS.into(),
+            at: None,
+            values: values.into(),
+        });
+    };
+    found(Quantity::EmptyRun, &[50.0, 60.0, 70.0]);
+    for (program, runs) in [("getsockopt", 2.0), ("sk_lookup (inbound)", 9.0)] {
+        let program = program.to_owned();
+        found(Quantity::ProgramRuns { program }, &[runs]);
+    }
+    let median = |name| floor(&record, name).unwrap().estimate.median;
+    assert_eq!(median("connect program"), 60.0);
+    assert_eq!(median("all programs"), 180.0);
+    assert_eq!(floor(&record, "inbound connect"), None);
+}
+
+#[test]
+fn the_floor_of_a_connect_is_the_path() {
+    let mut record = sample::record();
+    let case = record.cases()[0];
+    let base = record.find(&case, BASE).unwrap().clone();
+    let judged = judge(&record).unwrap();
+    assert_eq!(of(&judged, "outbound connect").floor, None);
+    record.measurements.push(Measurement {
+        arm: PATH.into(),
+        ..base
+    });
+    let judged = judge(&record).unwrap();
+    let judged = of(&judged, "outbound connect");
+    assert_eq!(judged.floor.as_ref().unwrap().estimate.median, 1.0);
+    assert!(judged.others.iter().all(|(arm, _)| arm != PATH));
 }
 
 /// Each goal is missed by a record made to miss it.

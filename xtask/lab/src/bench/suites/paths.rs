@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::bench::{
-    Bench, Settings,
+    Bench, Kind, Settings,
     options::Only,
     processors,
     record::{Case, Cpus, Direction, Plan, Work},
@@ -27,6 +27,9 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     // Better now than in the middle of the first round.
     processors(Cpus::Two)?;
     let mut arms = bench.start_all(&Settings::default())?;
+    if bench.wants(Only::Connect) {
+        arms.push(bench.start(&Kind::Path, &Settings::default())?);
+    }
     bench.interleave(plan.into(), &cases, &mut arms)
 }
 

@@ -8,7 +8,9 @@ use aya::sys::{Stats, enable_stats};
 use super::{CONNECT, times};
 use crate::bench::{
     Arm, Bench, Kind, Settings,
+    empty::Empty,
     kernel::Held,
+    names::INBOUND,
     options::Only,
     record::{Case, Direction, Plan, Quantity},
 };
@@ -56,8 +58,9 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
 fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()> {
     let loader = arm.loader().context("an arm without a loader")?;
     let held = Held::of(loader.pid())?;
+    let empty = Empty::attach(&arm.pod.cgroup())?;
     arm.counted()?;
-    let before = held.runs()?;
+    let (before, empty_before) = (held.runs()?, empty.runs()?);
     let statistics = enable_stats(Stats::RunTime).context("switching the statistics on")?;
     let slice = arm.slice(
         Case {
@@ -67,7 +70,7 @@ fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()>
         SLICE,
     )?;
     drop(statistics);
-    let after = held.runs()?;
+    let (after, empty_after) = (held.runs()?, empty.runs()?);
     let counted = arm.counted()?.unwrap_or_default();
     let redirected = match direction {
         Direction::Outbound => counted.outbound,
@@ -79,7 +82,7 @@ fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()>
         slice.connections
     );
     let connections = slice.connections as f64;
-    let (mut all, mut cheapest) = (0.0, f64::INFINITY);
+    let mut all = 0.0;
     for (id, runs) in &after {
         let before = before
             .get(id)
@@ -90,7 +93,6 @@ fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()>
         }
         let (count, nanos) = (count as f64, nanos as f64);
         all += nanos / connections;
-        cheapest = cheapest.min(nanos / count);
         let program = named(&runs.name, direction);
         let run = Quantity::ProgramRun {
             program: program.clone(),
@@ -108,7 +110,10 @@ fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()>
         Direction::Inbound => Quantity::ProgramsPerInboundConnection,
     };
     bench.find(&sum, &arm.name, None, all);
-    bench.find(&Quantity::CheapestRun, &arm.name, None, cheapest);
+    // Inbound, nobody in the pod connects.
+    if let Some(each) = empty_after.each_since(empty_before) {
+        bench.find(&Quantity::EmptyRun, &arm.name, None, each);
+    }
     Ok(())
 }
 
@@ -116,6 +121,6 @@ fn stretch(bench: &mut Bench, arm: &mut Arm, direction: Direction) -> Result<()>
 fn named(program: &str, direction: Direction) -> String {
     match direction {
         Direction::Outbound => program.to_owned(),
-        Direction::Inbound => format!("{program} (inbound)"),
+        Direction::Inbound => format!("{program}{INBOUND}"),
     }
 }
