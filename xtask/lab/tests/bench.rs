@@ -14,7 +14,7 @@ use sidecar_lab::{
     process::program,
 };
 
-const PATH: &str = "same path";
+const PATH: &str = "same-path";
 const OWN_LOAD: [&str; 6] = [
     "--only",
     "connect",

@@ -40,7 +40,8 @@ impl Empty {
         let id = program.info()?.id();
         let directory =
             File::open(cgroup).with_context(|| format!("opening {}", cgroup.display()))?;
-        let attached = program.attach(directory, CgroupAttachMode::AllowMultiple);
+        // By a link, which stands beside others whatever the mode says.
+        let attached = program.attach(directory, CgroupAttachMode::Single);
         attached.with_context(|| format!("attaching a program to {}", cgroup.display()))?;
         Ok(Self { id, _ebpf: ebpf })
     }

@@ -7,7 +7,7 @@ pub const BASE: &str = "none";
 /// Behind the name of a program, for its runs by inbound connections.
 pub(super) const INBOUND: &str = " (inbound)";
 /// The arm without any program whose connections take the way of [`OURS`].
-pub(super) const PATH: &str = "same path";
+pub(super) const PATH: &str = "same-path";
 /// What the goals are about.
 pub const OURS: &str = "sidecar-ebpf";
 
