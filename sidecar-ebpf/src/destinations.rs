@@ -15,9 +15,10 @@ use crate::{
     maps::{self, Slot},
 };
 
-/// The number under which `dst` travels: the one it has, or a new one.
+/// The number under which `dst` travels: the one it has, or a new one. By value, so that a destination
+/// that is found at once need not lie in memory.
 #[inline(always)]
-pub(crate) fn number_for(policy: &Policy, dst: &OrigDst) -> Result<Number, Reason> {
+pub(crate) fn number_for(policy: &Policy, dst: OrigDst) -> Result<Number, Reason> {
     let now = clock::now();
     let handed_out = maps::handed_out();
     let hash = dst.hash();
@@ -26,7 +27,7 @@ pub(crate) fn number_for(policy: &Policy, dst: &OrigDst) -> Result<Number, Reaso
     {
         return Ok(recent.hand_out(now));
     }
-    let number = search(policy, dst, now, handed_out)?;
+    let number = search(policy, &dst, now, handed_out)?;
     maps::set_recent(hash, number);
     Ok(number)
 }
@@ -84,11 +85,11 @@ impl Known {
 
 /// What the destinations that were asked for last say. Only a guess until the slot has confirmed it.
 #[inline(always)]
-fn recent(policy: &Policy, dst: &OrigDst, hash: usize) -> Option<Known> {
+fn recent(policy: &Policy, dst: OrigDst, hash: usize) -> Option<Known> {
     let number = maps::recent(hash);
     let slot = Slot::at(number.slot(policy.ring_mask))?;
     let before = slot.tenant();
-    let is_it = before.is(number) && slot.dst() == *dst && slot.tenant().is(number);
+    let is_it = before.is(number) && slot.holds(dst) && slot.tenant().is(number);
     is_it.then_some(Known {
         number,
         slot,

@@ -223,6 +223,20 @@ impl Slot {
         unsafe { (&raw const (*self.0).dst).read_volatile() }
     }
 
+    /// Whether [`Slot::dst`] is this, by three comparisons.
+    #[inline(always)]
+    pub(crate) fn holds(&self, dst: OrigDst) -> bool {
+        // SAFETY: the pointer comes from a map lookup; 24 bytes without padding, eight-byte aligned.
+        let there = unsafe {
+            (&raw const (*self.0).dst)
+                .cast::<[u64; 3]>()
+                .read_volatile()
+        };
+        // SAFETY: as above.
+        let wanted: [u64; 3] = unsafe { core::mem::transmute(dst) };
+        there[0] == wanted[0] && there[1] == wanted[1] && there[2] == wanted[2]
+    }
+
     #[inline(always)]
     pub(crate) fn touch(&self, now: Tick) {
         // SAFETY: the pointer comes from a map lookup; the field is four aligned bytes.

@@ -3,9 +3,9 @@
 use core::hint::cold_path;
 
 use sidecar_ebpf_common::{
-    addr::{OrigDst, Port},
+    addr::{Ip, OrigDst, Port},
     counter::{Counter, OutboundHook, Reason},
-    facts::{Outbound, Protocol, Source},
+    facts::{Protocol, Source},
     interface::Interface,
     number::{Number, Rewritten},
     policy::{Policy, Switches},
@@ -66,7 +66,7 @@ fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -
     match judge(hook, ctx, policy, Protocol::Tcp, source, dst) {
         Judgement::LeftAlone => Outcome::Pass,
         Judgement::Refused => Outcome::Refuse,
-        Judgement::Rule(action, flow) => {
+        Judgement::Rule(action, dst) => {
             // The port first, so that the rest is there once.
             let port = match action {
                 Action::Pass => return Outcome::Pass,
@@ -74,7 +74,7 @@ fn redirect(hook: OutboundHook, ctx: &SockAddr, dst: &OrigDst, source: Source) -
                 Action::ToInbound => policy.inbound_port,
                 Action::ToDns => policy.dns_port,
             };
-            rewrite(hook, ctx, policy, &flow, port)
+            rewrite(hook, ctx, policy, source, dst, port)
         }
     }
 }
@@ -84,10 +84,10 @@ fn rewrite(
     hook: OutboundHook,
     ctx: &SockAddr,
     policy: &Policy,
-    flow: &Outbound,
+    source: Source,
+    dst: OrigDst,
     port: Port,
 ) -> Outcome {
-    let dst = flow.dst();
     if ctx.device() != Interface::NONE {
         return refuse(hook, Reason::BoundToDevice);
     }
@@ -96,7 +96,9 @@ fn rewrite(
     }
     match destinations::number_for(policy, dst) {
         Ok(number) => {
-            choose_source(hook, ctx, policy, flow);
+            if source == Source::Unbound {
+                choose_source(hook, ctx, policy, &dst.ip);
+            }
             Outcome::Rewrite(number, port)
         }
         Err(reason) => refuse(hook, reason),
@@ -106,11 +108,8 @@ fn rewrite(
 /// A socket that is bound keeps its address. One that cannot be bound (it has a port already, or the
 /// address has just gone) connects from the pod's first address.
 #[inline(always)]
-fn choose_source(hook: OutboundHook, ctx: &SockAddr, policy: &Policy, flow: &Outbound) {
-    if flow.source() != Source::Unbound {
-        return;
-    }
-    if let Some(ip) = source::for_destination(policy, &flow.dst().ip) {
+fn choose_source(hook: OutboundHook, ctx: &SockAddr, policy: &Policy, dst: &Ip) {
+    if let Some(ip) = source::for_destination(policy, dst) {
         match hook {
             OutboundHook::Connect4 => ctx.bind_v4(&ip),
             OutboundHook::Connect6 => ctx.bind_v6(&ip),

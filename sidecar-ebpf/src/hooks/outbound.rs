@@ -15,8 +15,8 @@ use sidecar_ebpf_common::{
 use crate::{count::count, ctx::SockAddr, maps::Maps, owner};
 
 pub(crate) enum Judgement {
-    /// What a rule says, and the facts.
-    Rule(Action, Outbound),
+    /// What a rule says, and where the connection goes without it.
+    Rule(Action, OrigDst),
     /// The socket belongs to another network namespace: the rules were not asked.
     LeftAlone,
     Refused,
@@ -52,5 +52,5 @@ pub(crate) fn judge(
     let flow = Outbound::new(socket, *dst);
     let rule = decide_outbound(policy, &flow, &Maps(policy));
     count(Counter::Outbound(hook, rule));
-    Judgement::Rule(rule.action(), flow)
+    Judgement::Rule(rule.action(), *flow.dst())
 }

@@ -60,7 +60,7 @@ pub(crate) fn judge(
         Judgement::Rule(Action::ToDns, _) if ctx.device() != Interface::NONE => {
             refuse(hook, Reason::BoundToDevice)
         }
-        Judgement::Rule(Action::ToDns, flow) => Verdict::Ask(*flow.dst()),
+        Judgement::Rule(Action::ToDns, server) => Verdict::Ask(server),
         // `ISTIO_REDIRECT` and `ISTIO_IN_REDIRECT` are for TCP.
         Judgement::Rule(Action::Pass | Action::ToOutbound | Action::ToInbound, _)
         | Judgement::LeftAlone => Verdict::Pass,
@@ -129,7 +129,7 @@ pub(crate) fn way(
     if !server.ip.is_v4() && !policy.switches.has(Switches::IPV6_ROUTE) {
         return Err(Reason::NotReady);
     }
-    let number = destinations::number_for(policy, server)?;
+    let number = destinations::number_for(policy, *server)?;
     Ok(Way::From(if server.ip.is_v4() {
         Rewritten::carrying_v4(number)
     } else {
