@@ -35,6 +35,9 @@ pub struct Slice {
     pub round: Round,
     /// That the client's end made.
     pub connections: u64,
+    /// How many more may have begun when the time was over, and were given up before anybody had
+    /// accepted them: counters may have these too.
+    pub cut_off: u64,
     /// What the proxy's end says of them, if it can be asked.
     pub arrived: Option<Arrived>,
 }
@@ -167,6 +170,7 @@ fn slice(drove: &Drove, served_cpu: u64, accepted: Accepted) -> Slice {
             p999: drove.p999,
         },
         connections: drove.connections,
+        cut_off: 0,
         arrived: Some(Arrived {
             connections: accepted.connections,
             with_original_dst: accepted.redirected,

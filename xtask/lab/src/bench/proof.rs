@@ -27,7 +27,7 @@ impl std::error::Error for Unproven {}
 pub(super) struct Counts {
     connections: u64,
     redirected: u64,
-    counted_again: u64,
+    counted_beyond: u64,
 }
 
 impl Proof {
@@ -35,7 +35,7 @@ impl Proof {
         Self {
             connections: 0,
             redirected: 0,
-            counted_again: 0,
+            counted_beyond: 0,
             by: arm.counted_by(),
         }
     }
@@ -43,7 +43,7 @@ impl Proof {
     pub(super) fn add(&mut self, counts: &Counts) {
         self.connections += counts.connections;
         self.redirected += counts.redirected;
-        self.counted_again += counts.counted_again;
+        self.counted_beyond += counts.counted_beyond;
     }
 }
 
@@ -110,11 +110,11 @@ impl Claim {
         if let Some(arrived) = made.arrived {
             check_arrived(arrived, connections, wanted, counted.is_some())?;
         }
-        let proved = |counted_again| {
+        let proved = |counted_beyond| {
             Ok(Counts {
                 connections,
                 redirected: wanted,
-                counted_again,
+                counted_beyond,
             })
         };
         let Some(Redirected { outbound, inbound }) = counted else {
@@ -128,7 +128,7 @@ impl Claim {
             Direction::Inbound => (inbound, outbound),
         };
         let most = if self.is_redirected {
-            wanted + self.resent
+            wanted + self.resent + made.cut_off
         } else {
             0
         };
@@ -191,6 +191,7 @@ mod tests {
                 p999: 1,
             },
             connections,
+            cut_off: 0,
             arrived: Some(Arrived {
                 connections,
                 with_original_dst,
@@ -204,7 +205,7 @@ mod tests {
         fn proves(self, made: &Slice, counted: Option<(u64, u64)>) -> Result<(u64, u64), String> {
             let counted = counted.map(|(outbound, inbound)| Redirected { outbound, inbound });
             let counts = self.check(made, counted)?;
-            Ok((counts.redirected, counts.counted_again))
+            Ok((counts.redirected, counts.counted_beyond))
         }
     }
 
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_that_was_sent_again_may_be_counted_again() {
+    fn a_syn_that_was_sent_again_may_be_counted_beyond() {
         let made = slice(COUNTED, COUNTED);
         let claim = Claim {
             resent: 1,
@@ -245,6 +246,18 @@ mod tests {
             ..DIRECT
         };
         direct.proves(&slice(COUNTED, 0), Some((1, 0))).unwrap_err();
+    }
+
+    #[test]
+    fn what_was_cut_off_may_be_counted() {
+        let mut made = slice(COUNTED, COUNTED);
+        made.cut_off = 2;
+        assert_eq!(
+            OUTBOUND.proves(&made, Some((COUNTED + 2, 0))),
+            Ok((COUNTED, 2))
+        );
+        OUTBOUND.proves(&made, Some((COUNTED + 3, 0))).unwrap_err();
+        DIRECT.proves(&made, Some((1, 0))).unwrap_err();
     }
 
     #[test]

@@ -177,8 +177,9 @@ pub struct Proof {
     pub connections: u64,
     /// How many of them the arm's rules say they redirected; 0 in the arm without redirection.
     pub redirected: u64,
-    /// How many of these are counted once more, because a SYN was dropped and sent again.
-    pub counted_again: u64,
+    /// How many more are counted: SYNs that were dropped and sent again, connections that had begun when
+    /// the time was over.
+    pub counted_beyond: u64,
     /// Who says so.
     pub by: String,
 }

@@ -1,19 +1,21 @@
 //! A record for people: all of it as Markdown, the gist of it for the terminal.
 
+mod cells;
+mod verdicts;
+
 use anyhow::Result;
 
+use self::{
+    cells::{NOTHING, known, rate, ratio_cell, time, value_cell},
+    verdicts::goals_table,
+};
 use super::{
-    goals::{self, Judged, Measured, Verdict},
     names::{BASE, Unit, thousands},
     plot,
     query::Along,
-    record::{Case, Measurement, Record, Round, Work},
-    stats::Estimate,
+    record::{Case, Measurement, Record, Round},
     table::{Table, plain},
 };
-
-/// What a cell says where nothing was measured.
-const NOTHING: &str = "–";
 
 /// A piece of the report.
 enum Block {
@@ -119,68 +121,6 @@ fn summary(record: &Record) -> Result<Vec<Block>> {
         Block::Text(how),
         Block::Table(table),
     ])
-}
-
-fn goals_table(record: &Record) -> Result<Vec<Block>> {
-    let judged = goals::judge(record)?;
-    // Who stands for iptables: the arms of that name.
-    let compared: Vec<&str> = record
-        .arm_names()
-        .filter(|arm| arm.contains("iptables") || arm.contains("nftables"))
-        .collect();
-    let head = ["goal", "limit", "measured", "verdict", "floor"];
-    let mut table = Table::new(head.into_iter().chain(compared.iter().copied()));
-    for judged in &judged {
-        let measured = judged.measured.as_ref().map(measured_cell);
-        let mut row = vec![
-            judged.goal.name.to_owned(),
-            judged.limit(),
-            measured.unwrap_or_else(|| NOTHING.into()),
-            verdict(judged),
-            judged
-                .floor
-                .as_ref()
-                .map_or_else(|| NOTHING.into(), measured_cell),
-        ];
-        for arm in &compared {
-            let other = judged.others.iter().find(|(name, _)| name == arm);
-            row.push(other.map_or(NOTHING.into(), |(_, measured)| {
-                measured.unit.show(measured.estimate.median)
-            }));
-        }
-        table.row(row);
-    }
-    Ok(vec![
-        Block::Heading("Goals".into()),
-        Block::Text(
-            "Ratios are times per operation by those of no redirection. The floor is what of it no \
-             program of ours can change: the same way without any program, or as many runs of a \
-             program that does nothing."
-                .into(),
-        ),
-        Block::Table(table),
-    ])
-}
-
-fn verdict(judged: &Judged) -> String {
-    let text = match judged.verdict() {
-        Verdict::Met => "met",
-        Verdict::Missed => "**missed**",
-        Verdict::NotMeasured => "not measured",
-    };
-    if judged.is_close() {
-        format!("{text}, but the interval holds the limit")
-    } else {
-        text.into()
-    }
-}
-
-fn measured_cell(measured: &Measured) -> String {
-    let Measured { estimate, unit, .. } = measured;
-    if *unit == Unit::Ratio {
-        return ratio_cell(Some(*estimate));
-    }
-    value_cell(estimate, *unit)
 }
 
 fn plots(record: &Record) -> Result<Vec<Block>> {
@@ -341,7 +281,7 @@ fn proofs(record: &Record) -> Vec<Block> {
         "measurements",
         "connections",
         "redirected",
-        "counted twice",
+        "counted beyond",
         "says",
     ]);
     for arm in record.arm_names() {
@@ -355,13 +295,13 @@ fn proofs(record: &Record) -> Vec<Block> {
             of_arm().count().to_string(),
             sum(|measured| measured.proof.connections),
             sum(|measured| measured.proof.redirected),
-            sum(|measured| measured.proof.counted_again),
+            sum(|measured| measured.proof.counted_beyond),
             by.join(", "),
         ]);
     }
     let contradicted = record.disproved().len();
     let verdict = match contradicted {
-        0 => "In each measurement the rules counted as many connections as the load made, and none without redirection. A SYN that was dropped and sent again may be counted twice.".into(),
+        0 => "In each measurement the rules counted as many connections as the load made, and none without redirection. Counted beyond: SYNs that were dropped and sent again, and connections that HTTP clients had begun when their time was over.".into(),
         some => format!("**{some} measurements are contradicted by the rules' counters.**"),
     };
     vec![
@@ -397,57 +337,6 @@ fn environment(record: &Record) -> Vec<Block> {
         Block::Table(table),
         Block::Table(arms),
     ]
-}
-
-fn ratio_cell(ratio: Option<Estimate>) -> String {
-    let Some(Estimate {
-        median,
-        interval,
-        spread,
-        count,
-    }) = ratio
-    else {
-        return NOTHING.into();
-    };
-    match interval {
-        Some(interval) => format!("{median:.3} [{:.3}, {:.3}]", interval.low, interval.high),
-        None => format!(
-            "{median:.3} ({count} rounds, {:.3} to {:.3})",
-            spread.low, spread.high
-        ),
-    }
-}
-
-fn value_cell(estimate: &Estimate, unit: Unit) -> String {
-    let median = unit.show(estimate.median);
-    match estimate.count {
-        1 => median,
-        _ => {
-            let (low, high) = (estimate.spread.low, estimate.spread.high);
-            format!("{median} ({} to {})", unit.show(low), unit.show(high))
-        }
-    }
-}
-
-fn time(nanoseconds: f64) -> String {
-    Unit::Nanoseconds.show(nanoseconds)
-}
-
-/// 0 stands for what a case does not have.
-fn known(nanoseconds: f64) -> String {
-    if nanoseconds == 0.0 {
-        NOTHING.into()
-    } else {
-        time(nanoseconds)
-    }
-}
-
-fn rate(work: Work, nanoseconds: f64) -> String {
-    let rate = thousands((1e9 / nanoseconds).round() as u64);
-    match work {
-        Work::Bulk => format!("{rate} MiB"),
-        Work::Connect | Work::RoundTrip { .. } | Work::Http | Work::HttpClose => rate,
-    }
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ pub(super) fn measurement(case: Case, arm: &str, time: f64) -> Measurement {
         proof: Proof {
             connections,
             redirected: if arm == BASE { 0 } else { connections },
-            counted_again: 0,
+            counted_beyond: 0,
             by: format!("the counters of {arm}"),
         },
     }

@@ -5,7 +5,7 @@
 //! Envoy if `SIDECAR_ENVOY` names one, else haproxy; either has one thread, and passes bytes on
 //! without reading HTTP, so that as little as possible beside the redirect is measured.
 
-use std::{collections::BTreeMap, env, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, env, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -26,6 +26,8 @@ use crate::{
     real::{Envoy, EnvoyOptions, Haproxy, HaproxyOptions, Upstreams},
 };
 
+/// A proxy that accepts nothing for so long has nothing to accept.
+const SETTLE: Duration = Duration::from_millis(50);
 const SERVICE: SocketAddr = SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1)),
     80,
@@ -131,10 +133,11 @@ impl Stage {
         let (accepted, before) = (self.proxy.accepted(way)?, cpu()?);
         let said = load.run(to, time, is_close)?;
         let cpu = cpu()? - before;
-        let connections = self.proxy.accepted(way)? - accepted;
+        let connections = self.proxy.accepted_at_last(way)? - accepted;
         // Of the proxy's count, and with it the redirect's, wrk's has to tell the same.
         let least = TRIALS + if is_close { said.requests } else { CONNECTIONS };
-        let most = least + if is_close { CONNECTIONS } else { 0 };
+        let cut_off = if is_close { CONNECTIONS } else { 0 };
+        let most = least + cut_off;
         ensure!(
             (least..=most).contains(&connections),
             "{connections} connections arrived at the proxy; by wrk's count it is {least} to {most}"
@@ -149,6 +152,7 @@ impl Stage {
                 p999: said.p999 * 1_000,
             },
             connections,
+            cut_off,
             arrived: None,
         })
     }
@@ -170,6 +174,19 @@ impl Proxy {
             upstreams: Some(upstreams),
         };
         Ok(Self::Haproxy(Haproxy::start(&place, &options)?))
+    }
+
+    /// When it has no more to accept: what was connected at the end of a load may still be in its queue.
+    fn accepted_at_last(&self, way: proxy::Direction) -> Result<u64> {
+        let mut before = self.accepted(way)?;
+        loop {
+            thread::sleep(SETTLE);
+            let now = self.accepted(way)?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
     }
 
     fn accepted(&self, way: proxy::Direction) -> Result<u64> {
