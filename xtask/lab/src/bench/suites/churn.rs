@@ -9,7 +9,7 @@ use super::times;
 use crate::{
     Agent, ChurnPlan, Churned,
     bench::{
-        Arm, Bench, Settings,
+        Arm, Bench, Kind, Settings,
         arm::Front,
         holders::{Holders, free_ports, targets},
         kernel::{self, TrackLimit},
@@ -97,17 +97,17 @@ fn limit(arm: &Arm, room: u64) -> Result<TrackLimit> {
 }
 
 /// A connection that did not come about may have met the rule or not. One that has the ports of an
-/// earlier one that conntrack still knows is redirected as that was, and counted nowhere: so where
-/// there is little room, `SO_ORIGINAL_DST` has to say it alone.
+/// earlier one that conntrack still knows is redirected as that was, and counted nowhere: of rules,
+/// `SO_ORIGINAL_DST` has to say that all were redirected.
 fn prove(arm: &mut Arm, churned: Churned, room: Option<u64>) -> Result<()> {
     let Some(counted) = arm.counted()? else {
         return Ok(());
     };
     let most = churned.connections + churned.failed;
-    let least = if room.is_none() {
-        churned.connections
-    } else {
-        0
+    let least = match (room, arm.kind()) {
+        (Some(_), _) => 0,
+        (None, Kind::Rules(_)) => 1,
+        (None, _) => churned.connections,
     };
     let is_right = if arm.is_redirected() {
         (least..=most).contains(&counted.outbound) && churned.redirected >= churned.connections
