@@ -90,12 +90,6 @@ impl Outbound {
         &self.dst
     }
 
-    /// What the socket was bound to before.
-    #[inline(always)]
-    pub const fn source(&self) -> Source {
-        self.socket.source
-    }
-
     /// What `-o lo` asks: whether packets stay in the pod. A socket that is bound to a device finds
     /// only the local addresses of that device (`fib_lookup` with an output interface), except that
     /// one bound to lo never leaves it.

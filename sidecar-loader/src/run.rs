@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya_log::EbpfLogger;
-use sidecar_ebpf_common::{counter::Hook, maps::Listeners};
+use sidecar_ebpf_common::counter::Hook;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep},
@@ -307,11 +307,7 @@ fn sample(
     Ok(Sample {
         counters: Snapshot::new(tables.counters()?),
         attached: lock(attached).clone(),
-        listeners: [
-            tables.listener_count(Listeners::Outbound)?,
-            tables.listener_count(Listeners::Inbound)?,
-            tables.listener_count(Listeners::Dns)?,
-        ],
+        listeners: tables.listener_counts()?,
         owner,
         destinations: tables.destination_count() as u64,
         destinations_max: tables.destination_max(),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     os::fd::AsFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -153,17 +154,22 @@ impl Tables {
 
     /// The cookies of all sockets that are registered.
     pub fn registered(&self) -> Result<BTreeSet<u64>> {
-        let slots = 0..Listeners::SLOTS * Listeners::ALL.len() as u32;
-        let cookies: Result<Vec<_>> = slots.map(|slot| self.listener(slot)).collect();
-        Ok(cookies?.into_iter().flatten().collect())
+        self.cookies(0..Listeners::SLOTS * Listeners::ALL.len() as u32)
+            .collect()
     }
 
-    /// How many are registered for that port.
-    pub fn listener_count(&self, listeners: Listeners) -> Result<u64> {
-        let first = listeners.first_slot();
-        let slots = first..first + Listeners::SLOTS;
-        let cookies: Result<Vec<_>> = slots.map(|slot| self.listener(slot)).collect();
-        Ok(cookies?.into_iter().flatten().count() as u64)
+    /// How many are registered for each of the proxy's ports.
+    pub fn listener_counts(&self) -> Result<Vec<(Listeners, u64)>> {
+        let count = |listeners: Listeners| {
+            let first = listeners.first_slot();
+            let cookies: Result<Vec<u64>> = self.cookies(first..first + Listeners::SLOTS).collect();
+            Ok((listeners, cookies?.len() as u64))
+        };
+        Listeners::ALL.into_iter().map(count).collect()
+    }
+
+    fn cookies(&self, slots: Range<u32>) -> impl Iterator<Item = Result<u64>> {
+        slots.filter_map(|slot| self.listener(slot).transpose())
     }
 
     /// Whether a socket listens, be it one that no slot takes. Slots fill from both ends.

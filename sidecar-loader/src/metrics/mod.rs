@@ -14,8 +14,8 @@ pub struct Sample {
     pub counters: Snapshot,
     /// The hooks that have a program attached.
     pub attached: Vec<Hook>,
-    /// How many sockets of the proxy are known to listen, in the order of [`Listeners::ALL`].
-    pub listeners: [u64; Listeners::ALL.len()],
+    /// How many sockets of the proxy are known to listen, for each of its ports.
+    pub listeners: Vec<(Listeners, u64)>,
     /// By which credentials connections are judged.
     pub owner: owner::Source,
     /// Destinations that have a number now.

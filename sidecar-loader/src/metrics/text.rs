@@ -9,10 +9,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use sidecar_ebpf_common::{
-    counter::{Counter, Effect, Hook},
-    maps::Listeners,
-};
+use sidecar_ebpf_common::counter::{Counter, Effect, Hook};
 
 use super::Sample;
 use crate::owner;
@@ -105,10 +102,8 @@ impl Sample {
         );
         gauges(encoder, help, attached)?;
 
-        let listening = Listeners::ALL
-            .iter()
-            .zip(self.listeners)
-            .map(|(listeners, count)| ([("port", listeners.name())], count));
+        let listening = self.listeners.iter();
+        let listening = listening.map(|(listeners, count)| ([("port", listeners.name())], *count));
         let help = (
             "listeners",
             "Listening sockets of the proxy that are known, by the port that connections are \
@@ -192,6 +187,7 @@ pub(super) mod tests {
 
     use sidecar_ebpf_common::{
         counter::{OutboundHook, Reason},
+        maps::Listeners,
         rule::InboundRule,
     };
 
@@ -205,7 +201,11 @@ pub(super) mod tests {
         Sample {
             counters,
             attached: vec![Hook::Connect4, Hook::SkLookup],
-            listeners: [2, 1, 0],
+            listeners: vec![
+                (Listeners::Outbound, 2),
+                (Listeners::Inbound, 1),
+                (Listeners::Dns, 0),
+            ],
             owner: owner::Source::Task,
             destinations: 3,
             destinations_max: 16,

@@ -5,9 +5,10 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN};
 
 use super::{
-    crew::{Crew, NUMBERED, NUMBERED_RANGE, SERVICES, Slice, Way, Ways},
+    crew::{Crew, NUMBERED, SERVICES, Slice, Way, Ways},
     further::{Further, Running},
     kernel,
     names::{BASE, OURS, PATH},
@@ -147,8 +148,10 @@ impl Arm {
         let redirect = match kind {
             Kind::None => Redirect::None,
             Kind::Path => {
-                let route = format!("route add local {NUMBERED_RANGE} dev lo src {POD_IP}\n");
-                pod.ip(&route)?;
+                let range = Ipv4Addr::from_bits(V4_RANGE);
+                pod.ip(&format!(
+                    "route add local {range}/{V4_RANGE_LEN} dev lo src {POD_IP}\n"
+                ))?;
                 Redirect::None
             }
             Kind::Rules(backend) => {

@@ -12,7 +12,6 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
     unistd::Pid,
 };
-
 use sidecar_ebpf_common::number::V4_RANGE;
 
 use super::{
@@ -54,8 +53,6 @@ pub struct Arrived {
 
 /// Where a redirected connection of ours goes in truth, for as many destinations.
 pub(super) const NUMBERED: [SocketAddr; 8] = numbered();
-/// Where all of these lie.
-pub(super) const NUMBERED_RANGE: &str = "127.128.0.0/10";
 
 /// What connects outbound, in truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
