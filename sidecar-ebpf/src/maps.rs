@@ -211,8 +211,12 @@ impl Slot {
 
     #[inline(always)]
     pub(crate) fn tenant(&self) -> Tenant {
-        // SAFETY: the pointer comes from a map lookup; eight aligned bytes are read at once.
-        unsafe { (&raw const (*self.0).tenant).read_volatile() }
+        // SAFETY: the pointer comes from a map lookup; eight aligned bytes without padding are read at
+        // once.
+        unsafe {
+            let word = (&raw const (*self.0).tenant).cast::<u64>().read_volatile();
+            core::mem::transmute::<u64, Tenant>(word)
+        }
     }
 
     /// A copy; torn if another CPU writes the slot meanwhile, which looking at the tenant before
@@ -220,21 +224,26 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn dst(&self) -> OrigDst {
         // SAFETY: the pointer comes from a map lookup; every bit pattern is a value.
-        unsafe { (&raw const (*self.0).dst).read_volatile() }
+        unsafe { core::mem::transmute::<[u64; 3], OrigDst>(self.dst_words()) }
     }
 
     /// Whether [`Slot::dst`] is this, by three comparisons.
     #[inline(always)]
     pub(crate) fn holds(&self, dst: OrigDst) -> bool {
+        let there = self.dst_words();
+        // SAFETY: 24 bytes without padding.
+        let wanted: [u64; 3] = unsafe { core::mem::transmute(dst) };
+        there[0] == wanted[0] && there[1] == wanted[1] && there[2] == wanted[2]
+    }
+
+    #[inline(always)]
+    fn dst_words(&self) -> [u64; 3] {
         // SAFETY: the pointer comes from a map lookup; 24 bytes without padding, eight-byte aligned.
-        let there = unsafe {
+        unsafe {
             (&raw const (*self.0).dst)
                 .cast::<[u64; 3]>()
                 .read_volatile()
-        };
-        // SAFETY: as above.
-        let wanted: [u64; 3] = unsafe { core::mem::transmute(dst) };
-        there[0] == wanted[0] && there[1] == wanted[1] && there[2] == wanted[2]
+        }
     }
 
     #[inline(always)]

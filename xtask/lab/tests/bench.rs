@@ -14,7 +14,7 @@ use sidecar_lab::{
     process::program,
 };
 
-const PATH: &str = "same-path";
+const FLOORS: [&str; 2] = ["same-path", "empty-programs"];
 const OWN_LOAD: [&str; 6] = [
     "--only",
     "connect",
@@ -95,15 +95,16 @@ fn every_connection_of_a_run_is_proved() {
             "iptables-nft",
             "nftables",
             "sidecar-ebpf",
-            PATH
+            FLOORS[0],
+            FLOORS[1],
         ]
     );
-    // Four kinds of work, two directions, one processor and two; of the last arm but one of each.
-    assert_eq!(record.measurements.len(), 5 * 16 + 2);
+    // Four kinds of work, two directions, one processor and two; of the last arms but one of each.
+    assert_eq!(record.measurements.len(), 5 * 16 + 2 * 2);
     for measured in &record.measurements {
         let proof = &measured.proof;
         assert!(proof.connections >= 3, "{measured:?}");
-        let redirected = if ["none", PATH].contains(&measured.arm.as_str()) {
+        let redirected = if measured.arm == "none" || FLOORS.contains(&measured.arm.as_str()) {
             0
         } else {
             proof.connections

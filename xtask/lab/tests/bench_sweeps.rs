@@ -10,6 +10,7 @@ use sidecar_lab::{
 };
 
 const OURS: &str = "sidecar-ebpf";
+const EMPTY: &str = "empty-programs";
 const RULES: [&str; 3] = ["iptables-legacy", "iptables-nft", "nftables"];
 const ENVOY: &str = "SIDECAR_ENVOY";
 
@@ -83,17 +84,21 @@ fn only_rules_keep_something_for_a_connection() {
 #[test]
 fn each_redirected_connection_runs_the_programs_as_often() {
     let record = record(command(&["programs"]));
-    let runs = |program: &str| {
+    let runs = |program: &str, arm| {
         let program = program.to_owned();
-        found(&record, &Quantity::ProgramRuns { program }, OURS, None)
+        found(&record, &Quantity::ProgramRuns { program }, arm, None)
     };
-    assert_eq!(runs("connect4"), [1.0]);
-    assert_eq!(runs("sk_lookup (inbound)"), [1.0]);
-    let of = |what: Quantity| found(&record, &what, OURS, None)[0];
+    for program in ["connect4", "sk_lookup", "getsockopt", "getpeername4"] {
+        for arm in [OURS, EMPTY] {
+            assert_eq!(runs(program, arm), [1.0], "{program} of {arm}");
+        }
+    }
+    assert_eq!(runs("sk_lookup (inbound)", OURS), [1.0]);
+    let of = |what: &Quantity, arm| found(&record, what, arm, None)[0];
     let program = "connect4".to_owned();
-    let connect = of(Quantity::ProgramRun { program });
-    assert!(connect > 0.0 && connect <= of(Quantity::ProgramsPerConnection));
-    assert!(of(Quantity::EmptyRun) < connect);
+    let connect = Quantity::ProgramRun { program };
+    assert!(of(&connect, EMPTY) > 0.0 && of(&connect, EMPTY) < of(&connect, OURS));
+    assert!(of(&connect, OURS) < of(&Quantity::ProgramsPerConnection, OURS));
     let switch = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").unwrap();
     assert_eq!(switch.trim(), "0", "the statistics are still on");
 }

@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn another_format_is_refused_by_name() {
         let text = json(&sample::record()).unwrap();
-        let other = text.replace("{\"format\":1,", "{\"format\":99,");
+        let other = text.replace(&format!("{{\"format\":{FORMAT},"), "{\"format\":99,");
         let error = parse(&other).unwrap_err().to_string();
         assert!(
-            error.contains("format 99") && error.contains("reads 1"),
+            error.contains("format 99") && error.contains(&format!("reads {FORMAT}")),
             "{error}"
         );
         assert!(parse("[]").is_err());

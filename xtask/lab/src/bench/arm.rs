@@ -3,15 +3,16 @@
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN};
 
 use super::{
     crew::{Crew, NUMBERED, SERVICES, Slice, Way, Ways},
+    empty::EmptyPrograms,
     further::{Further, Running},
-    kernel,
-    names::{BASE, OURS, PATH},
+    kernel::{self, Held},
+    names::{BASE, EMPTY, OURS, PATH},
     record::{ArmInfo, Case, Direction, Point, Work},
 };
 use crate::{
@@ -35,6 +36,8 @@ pub enum Kind {
     None,
     /// Nothing does either, but connections take the way that the loader's take, by themselves.
     Path,
+    /// The same, with programs that do nothing where the loader's run.
+    EmptyPrograms,
     /// Istio's rules.
     Rules(Backend),
     /// The loader.
@@ -56,6 +59,7 @@ impl Kind {
         match self {
             Self::None => BASE,
             Self::Path => PATH,
+            Self::EmptyPrograms => EMPTY,
             Self::Rules(backend) => backend.name(),
             Self::Ours => OURS,
             Self::Further(further) => &further.name,
@@ -73,6 +77,10 @@ impl Kind {
                 "no redirection and no program: the application connects to {} and its like, from \
                  the pod's address, as a connection goes that sidecar-ebpf has redirected",
                 NUMBERED[0]
+            ),
+            Self::EmptyPrograms => format!(
+                "{PATH}, and a program of two instructions in each place where one of sidecar-ebpf \
+                 runs for such a connection: connect4, sk_lookup, getpeername4, getsockopt"
             ),
             Self::Rules(Backend::Legacy) => rules("iptables-legacy-restore"),
             Self::Rules(Backend::Nft) => rules("iptables-nft-restore"),
@@ -114,6 +122,7 @@ pub struct Arm {
     ways: Ways,
     crew: Option<Crew>,
     redirect: Redirect,
+    empty: Option<EmptyPrograms>,
     /// What was counted when we looked last.
     last: Redirected,
     // Last: what runs in it ends before it goes.
@@ -147,7 +156,7 @@ impl Arm {
         let pod = Pod::new(kind.name())?;
         let redirect = match kind {
             Kind::None => Redirect::None,
-            Kind::Path => {
+            Kind::Path | Kind::EmptyPrograms => {
                 let range = Ipv4Addr::from_bits(V4_RANGE);
                 pod.ip(&format!(
                     "route add local {range}/{V4_RANGE_LEN} dev lo src {POD_IP}\n"
@@ -168,9 +177,12 @@ impl Arm {
         };
         let way = match kind {
             Kind::None => Way::Loopback,
-            Kind::Path => Way::Numbered,
+            Kind::Path | Kind::EmptyPrograms => Way::Numbered,
             Kind::Rules(_) | Kind::Ours | Kind::Further(_) => Way::Redirected,
         };
+        let empty = matches!(kind, Kind::EmptyPrograms)
+            .then(|| EmptyPrograms::attach(&pod))
+            .transpose()?;
         let mut arm = Self {
             name: kind.name().to_owned(),
             at: settings.at,
@@ -186,6 +198,7 @@ impl Arm {
             },
             crew: None,
             redirect,
+            empty,
             last: Redirected::default(),
             pod,
         };
@@ -206,8 +219,10 @@ impl Arm {
     pub fn covers(&self, case: Case) -> bool {
         match (&self.redirect, &self.kind) {
             (Redirect::Further(running), _) => running.covers(case.direction),
-            // That way costs something once per connection.
-            (_, Kind::Path) => (case.work, case.direction) == (Work::Connect, Direction::Outbound),
+            // What these cost, they cost once per connection.
+            (_, Kind::Path | Kind::EmptyPrograms) => {
+                (case.work, case.direction) == (Work::Connect, Direction::Outbound)
+            }
             _ => true,
         }
     }
@@ -217,6 +232,15 @@ impl Arm {
         match &self.redirect {
             Redirect::Ours(loader) => Some(loader),
             Redirect::None | Redirect::Rules(_) | Redirect::Further(_) => None,
+        }
+    }
+
+    /// The programs that run for its connections, in the arms that have any of ours or in their place.
+    pub(super) fn programs(&self) -> Result<Held> {
+        match (&self.redirect, &self.empty) {
+            (Redirect::Ours(loader), _) => Held::of(loader.pid()),
+            (_, Some(empty)) => empty.held(),
+            _ => bail!("no program runs in the arm {}", self.name),
         }
     }
 

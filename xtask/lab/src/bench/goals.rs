@@ -1,9 +1,9 @@
 //! What the redirect may cost, and whether a record shows that it does not cost more.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
-    names::{BASE, INBOUND, OURS, PATH, Unit},
+    names::{BASE, EMPTY, OURS, Unit},
     record::{Case, Cpus, Direction, Finding, Point, Quantity, Record, Round, Sweep, Work},
     stats::Estimate,
 };
@@ -20,10 +20,8 @@ pub struct Goal {
 #[derive(Clone, Copy, Debug)]
 pub enum Floor {
     Unknown,
-    /// The same way without any program.
-    Path,
-    /// As many runs of a program that does nothing as there are of these, per connection.
-    EmptyRuns(fn(&str) -> bool),
+    /// The same of connections that go the same way, with programs that do nothing in the same places.
+    EmptyPrograms,
 }
 
 /// Where a record has it.
@@ -84,7 +82,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Outbound,
         },
         limit: Limit::AtMost(1.10),
-        floor: Floor::Path,
+        floor: Floor::EmptyPrograms,
     },
     Goal {
         name: "inbound connect over veth, one CPU",
@@ -130,7 +128,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(200.0),
-        floor: Floor::EmptyRuns(|program| program == "connect4"),
+        floor: Floor::EmptyPrograms,
     },
     Goal {
         name: "kernel time of all programs, per redirected connection",
@@ -139,7 +137,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(400.0),
-        floor: Floor::EmptyRuns(|program| !program.ends_with(INBOUND)),
+        floor: Floor::EmptyPrograms,
     },
     Goal {
         name: "kernel memory per open connection",
@@ -209,8 +207,7 @@ impl Goal {
     fn floor(&self, record: &Record) -> Result<Option<Measured>> {
         match self.floor {
             Floor::Unknown => Ok(None),
-            Floor::Path => self.measured(record, PATH),
-            Floor::EmptyRuns(are_counted) => empty_runs(record, are_counted),
+            Floor::EmptyPrograms => self.measured(record, EMPTY),
         }
     }
 
@@ -267,27 +264,6 @@ fn along(record: &Record, arm: &str, sweep: Sweep, ends: [u64; 2]) -> Result<Vec
         estimate: to.compare(from, Round::per_operation)?,
         unit: Unit::Ratio,
     }])
-}
-
-fn empty_runs(record: &Record, are_counted: fn(&str) -> bool) -> Result<Option<Measured>> {
-    let of_ours = || record.findings.iter().filter(|found| found.arm == OURS);
-    let Some(empty) = of_ours().find(|found| found.what == Quantity::EmptyRun) else {
-        return Ok(None);
-    };
-    let mut runs = 0.0;
-    for found in of_ours() {
-        if let Quantity::ProgramRuns { program } = &found.what
-            && are_counted(program)
-        {
-            runs += found.estimate()?.median;
-        }
-    }
-    let all: Vec<f64> = empty.values.iter().map(|each| each * runs).collect();
-    Ok(Some(Measured {
-        of: format!("{runs} runs of a program that does nothing"),
-        estimate: Estimate::of(&all).context("no run of an empty program")?,
-        unit: Unit::Nanoseconds,
-    }))
 }
 
 /// Outside of sweeps if it was looked at there, else at the lowest value.

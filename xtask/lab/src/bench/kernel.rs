@@ -57,6 +57,17 @@ impl Held {
         Ok(held)
     }
 
+    /// These programs, by id, with the names of their hooks.
+    pub(super) fn programs<'a>(named: impl IntoIterator<Item = (u32, &'a str)>) -> Self {
+        let hooks = named.into_iter().map(|(id, hook)| (id, hook.to_owned()));
+        let hooks: BTreeMap<u32, String> = hooks.collect();
+        Self {
+            programs: hooks.keys().map(|id| (*id, 0)).collect(),
+            maps: BTreeMap::new(),
+            hooks,
+        }
+    }
+
     /// What a descriptor is of, if it is of any of these.
     fn add(&mut self, text: &str) {
         let id = |name| field(text, name).and_then(|id| u32::try_from(id).ok());

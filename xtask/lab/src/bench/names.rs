@@ -8,6 +8,10 @@ pub const BASE: &str = "none";
 pub(super) const INBOUND: &str = " (inbound)";
 /// The arm without any program whose connections take the way of [`OURS`].
 pub(super) const PATH: &str = "same-path";
+/// The same with programs that do nothing.
+pub(super) const EMPTY: &str = "empty-programs";
+/// Arms that redirect nothing.
+pub(super) const UNREDIRECTED: [&str; 3] = [BASE, PATH, EMPTY];
 /// What the goals are about.
 pub const OURS: &str = "sidecar-ebpf";
 
@@ -128,8 +132,7 @@ impl Quantity {
             | Self::Detach
             | Self::ProgramRun { .. }
             | Self::ProgramsPerConnection
-            | Self::ProgramsPerInboundConnection
-            | Self::EmptyRun => Unit::Nanoseconds,
+            | Self::ProgramsPerInboundConnection => Unit::Nanoseconds,
             Self::PodMemory
             | Self::PodMemoryGrowth
             | Self::ConnectionMemory
@@ -167,7 +170,6 @@ impl std::fmt::Display for Quantity {
             Self::ProgramsPerInboundConnection => {
                 f.write_str("all programs, per redirected connection from outside")
             }
-            Self::EmptyRun => f.write_str("one run of a program that does nothing"),
             Self::ChurnRate => f.write_str("connections opened and closed in a second"),
             Self::ChurnFailures => f.write_str("share of them that failed"),
         }
@@ -242,6 +244,7 @@ mod tests {
     fn arms_are_called_what_the_runner_calls_them() {
         assert_eq!(Kind::None.name(), BASE);
         assert_eq!(Kind::Path.name(), PATH);
+        assert_eq!(Kind::EmptyPrograms.name(), EMPTY);
         assert_eq!(Kind::Ours.name(), OURS);
     }
 

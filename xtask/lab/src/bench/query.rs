@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 
 use super::{
-    names::{BASE, PATH},
+    names::{BASE, UNREDIRECTED},
     record::{Case, Finding, Measurement, Point, Quantity, Record, Round, Sweep},
     stats::{self, Estimate},
 };
@@ -131,7 +131,7 @@ impl Measurement {
     /// What the rule counters say against the arm's claim.
     fn disproved(&self) -> Option<String> {
         let proof = &self.proof;
-        let expected = if [BASE, PATH].contains(&self.arm.as_str()) {
+        let expected = if UNREDIRECTED.contains(&self.arm.as_str()) {
             0
         } else {
             proof.connections

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever an old record cannot be read any more.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -226,8 +226,6 @@ pub enum Quantity {
     ProgramsPerConnection,
     /// The same for a connection from outside.
     ProgramsPerInboundConnection,
-    /// One run of a program that does nothing: what is in every other run, too.
-    EmptyRun,
     /// Connections opened and closed in a second, by several threads.
     ChurnRate,
     /// The share of them that did not come about.

@@ -26,48 +26,36 @@ fn a_record_that_misses_one() {
 }
 
 #[test]
-fn floors_are_of_the_same_record() {
+fn floors_are_of_programs_that_do_nothing() {
+    const NAMES: [&str; 3] = ["outbound connect", "connect program", "all programs"];
     let mut record = sample::record();
     let floor = |record: &Record, name: &str| {
         let judged = judge(record).unwrap();
         of(&judged, name).floor.clone()
     };
-    for name in ["connect program", "all programs"] {
+    for name in NAMES {
         assert_eq!(floor(&record, name), None, "{name}");
     }
-    let mut found = |what: Quantity, values: &[f64]| {
-        record.findings.push(Finding {
-            what,
-            arm: OURS.into(),
-            at: None,
-            values: values.into(),
-        });
-    };
-    found(Quantity::EmptyRun, &[50.0, 60.0, 70.0]);
-    for (program, runs) in [("getsockopt", 2.0), ("sk_lookup (inbound)", 9.0)] {
-        let program = program.to_owned();
-        found(Quantity::ProgramRuns { program }, &[runs]);
-    }
-    let median = |name| floor(&record, name).unwrap().estimate.median;
-    assert_eq!(median("connect program"), 60.0);
-    assert_eq!(median("all programs"), 180.0);
-    assert_eq!(floor(&record, "inbound connect"), None);
-}
-
-#[test]
-fn the_floor_of_a_connect_is_the_path() {
-    let mut record = sample::record();
-    let case = record.cases()[0];
-    let base = record.find(&case, BASE).unwrap().clone();
-    let judged = judge(&record).unwrap();
-    assert_eq!(of(&judged, "outbound connect").floor, None);
+    let base = record.find(&record.cases()[0], BASE).unwrap().clone();
     record.measurements.push(Measurement {
-        arm: PATH.into(),
+        arm: EMPTY.into(),
         ..base
     });
-    let judged = judge(&record).unwrap();
-    let judged = of(&judged, "outbound connect");
-    assert_eq!(judged.floor.as_ref().unwrap().estimate.median, 1.0);
+    let program = "connect4".to_owned();
+    for (what, value) in [
+        (Quantity::ProgramRun { program }, 60.0),
+        (Quantity::ProgramsPerConnection, 180.0),
+    ] {
+        record.findings.push(Finding {
+            what,
+            arm: EMPTY.into(),
+            at: None,
+            values: vec![value],
+        });
+    }
+    let medians = NAMES.map(|name| floor(&record, name).unwrap().estimate.median);
+    assert_eq!(medians, [1.0, 60.0, 180.0]);
+    assert_eq!(floor(&record, "inbound connect"), None);
 }
 
 /// Each goal is missed by a record made to miss it.

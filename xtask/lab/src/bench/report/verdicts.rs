@@ -46,8 +46,8 @@ pub(super) fn goals_table(record: &Record) -> Result<Vec<Block>> {
         Block::Heading("Goals".into()),
         Block::Text(
             "Ratios are times per operation by those of no redirection. The floor is what of it no \
-             program of ours can change: the same way without any program, or as many runs of a \
-             program that does nothing."
+             program of ours can change: that of connections that go the same way, with programs \
+             that do nothing in the same places."
                 .into(),
         ),
         Block::Table(table),

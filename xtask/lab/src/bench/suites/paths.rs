@@ -28,7 +28,9 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     processors(Cpus::Two)?;
     let mut arms = bench.start_all(&Settings::default())?;
     if bench.wants(Only::Connect) {
-        arms.push(bench.start(&Kind::Path, &Settings::default())?);
+        for floor in [Kind::Path, Kind::EmptyPrograms] {
+            arms.push(bench.start(&floor, &Settings::default())?);
+        }
     }
     bench.interleave(plan.into(), &cases, &mut arms)
 }
