@@ -39,6 +39,8 @@ pub struct Plan {
     /// How many rounds count; warm-up rounds are not among them.
     pub rounds: u32,
     pub warm_up_rounds: u32,
+    /// How many pods of each arm take turns on the kernel's own path.
+    pub pods: u32,
     /// How long one arm works in one round.
     pub slice: u64,
 }

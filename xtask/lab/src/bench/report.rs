@@ -327,6 +327,7 @@ fn environment(record: &Record) -> Vec<Block> {
     row("seed", plan.seed.to_string());
     row("rounds", plan.rounds.to_string());
     row("rounds to warm up", plan.warm_up_rounds.to_string());
+    row("pods of an arm, in turn", plan.pods.to_string());
     row("time of an arm in a round", time(plan.slice as f64));
     let mut arms = Table::words(["arm", "what it is"]);
     for arm in &record.arms {

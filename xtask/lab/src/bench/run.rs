@@ -80,10 +80,11 @@ fn measure(options: &Options) -> Result<Record> {
 }
 
 fn plan(options: &Options) -> Plan {
-    let (warm_up_rounds, rounds, millis) = match (options.rounds, options.quick) {
+    // Each pod has a round to warm up.
+    let (pods, rounds, millis) = match (options.rounds, options.quick) {
         (Some(rounds), _) => (1, rounds, 20),
         (None, true) => (1, 8, 40),
-        (None, false) => (3, 80, 75),
+        (None, false) => (4, 80, 75),
     };
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
     Plan {
@@ -92,7 +93,8 @@ fn plan(options: &Options) -> Plan {
             .unwrap_or_else(|| time.map_or(0, |time| time.as_secs())),
         quick: options.quick,
         rounds,
-        warm_up_rounds,
+        warm_up_rounds: pods,
+        pods,
         slice: Duration::from_millis(millis).as_nanos() as u64,
     }
 }

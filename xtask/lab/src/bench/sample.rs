@@ -67,6 +67,7 @@ pub(super) fn record() -> Record {
             quick: false,
             rounds: ROUNDS,
             warm_up_rounds: 2,
+            pods: 2,
             slice: 250_000_000,
         },
         arms: arms.into(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
@@ -137,8 +137,8 @@ impl Bench {
     }
 
     /// Round by round all cases, in each case all arms in random order, one slice each, so that
-    /// slices to compare are made beside each other. Each arm's case is at the arm's own point of a
-    /// sweep. Every slice is proved.
+    /// slices to compare are made beside each other. Of several pods of an arm one works in each round,
+    /// in turn. Each arm's case is at the arm's own point of a sweep. Every slice is proved.
     pub fn interleave_with(
         &mut self,
         schedule: Schedule,
@@ -147,7 +147,7 @@ impl Bench {
         slice: &mut dyn FnMut(&mut Arm, Case, Duration) -> Result<Slice>,
     ) -> Result<()> {
         let rounds = schedule.warm_up_rounds + schedule.rounds;
-        let slices = cases.len() * arms.len();
+        let slices = cases.len() * in_turn(arms, 0).len();
         self.expect_steps(u64::from(rounds) * slices as u64);
         let mut found = BTreeMap::new();
         for round in 0..rounds {
@@ -155,7 +155,7 @@ impl Bench {
                 self.break_one(arms)?;
             }
             for case in cases {
-                let mut order: Vec<&mut Arm> = arms.iter_mut().collect();
+                let mut order = in_turn(arms, round as usize);
                 self.rng.shuffle(&mut order);
                 for arm in order {
                     self.step();
@@ -192,14 +192,32 @@ impl Bench {
         let Some(name) = &self.options.broken else {
             return Ok(());
         };
-        let arm = arms.iter().find(|arm| arm.name == *name);
-        arm.with_context(|| format!("no arm {name} to break"))?
-            .break_it()
+        let broken: Vec<&Arm> = arms.iter().filter(|arm| arm.name == *name).collect();
+        ensure!(!broken.is_empty(), "no arm {name} to break");
+        broken.into_iter().try_for_each(Arm::break_it)
     }
 
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// One pod of each arm, another one in the next round.
+fn in_turn(arms: &mut [Arm], round: usize) -> Vec<&mut Arm> {
+    let same: Vec<_> = arms.iter().map(|arm| (arm.name.clone(), arm.at)).collect();
+    let has_turn = has_turn(&same, round);
+    let all = arms.iter_mut().zip(has_turn);
+    all.filter_map(|(arm, has_turn)| has_turn.then_some(arm))
+        .collect()
+}
+
+/// Of those that are equal one.
+fn has_turn<T: PartialEq>(all: &[T], round: usize) -> Vec<bool> {
+    let is_it = |(place, it): (usize, &T)| {
+        let count = |some: &[T]| some.iter().filter(|other| *other == it).count();
+        all.get(..place).map(count) == Some(round % count(all))
+    };
+    all.iter().enumerate().map(is_it).collect()
 }
 
 struct Found {
@@ -218,5 +236,24 @@ impl Found {
     fn add(&mut self, counts: &Counts, round: Option<Round>) {
         self.proof.add(counts);
         self.rounds.extend(round);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_take_turns() {
+        let all = ["a", "b", "a", "c", "a", "b"];
+        let turns = |round| {
+            let turns = has_turn(&all, round);
+            let turns = turns.iter().enumerate().filter(|(_, has)| **has);
+            turns.map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(0), [0, 1, 3]);
+        assert_eq!(turns(1), [2, 3, 5]);
+        assert_eq!(turns(2), [1, 3, 4]);
+        assert_eq!(turns(6), turns(0));
     }
 }

@@ -26,10 +26,17 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     }
     // Better now than in the middle of the first round.
     processors(Cpus::Two)?;
-    let mut arms = bench.start_all(&Settings::default())?;
+    let mut kinds = bench.kinds();
     if bench.wants(Only::Connect) {
-        for floor in [Kind::Path, Kind::EmptyPrograms] {
-            arms.push(bench.start(&floor, &Settings::default())?);
+        kinds.extend([Kind::Path, Kind::EmptyPrograms]);
+    }
+    let mut arms = Vec::new();
+    for pod in 0..plan.pods {
+        for kind in &kinds {
+            // Commands of others may not bear to be run twice.
+            if pod == 0 || !matches!(kind, Kind::Further(_)) {
+                arms.push(bench.start(kind, &Settings::default())?);
+            }
         }
     }
     bench.interleave(plan.into(), &cases, &mut arms)
