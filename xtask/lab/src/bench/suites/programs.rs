@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 
 use super::{CONNECT, times};
@@ -10,6 +10,7 @@ use crate::bench::{
     Arm, Bench, Kind, Settings,
     names::INBOUND,
     options::Only,
+    proof::proved,
     record::{Case, Direction, Plan, Quantity},
 };
 
@@ -48,7 +49,7 @@ fn look_at(bench: &mut Bench, arm: &mut Arm) -> Result<()> {
     let cases: Vec<Case> = cases.into_iter().filter(|case| arm.covers(*case)).collect();
     // The first connections hand out numbers.
     for case in &cases {
-        arm.slice(*case, WARM_UP)?;
+        proved(arm, *case, |arm| arm.slice(*case, WARM_UP))?;
     }
     for case in cases {
         stretch(bench, arm, case)?;
@@ -56,33 +57,17 @@ fn look_at(bench: &mut Bench, arm: &mut Arm) -> Result<()> {
     Ok(())
 }
 
-/// A few thousand connections with statistics on; they are off again when the file is closed,
-/// whatever happens.
+/// A few thousand connections with statistics on, proved as any others; the statistics are off again
+/// when their file is closed, whatever happens.
 fn stretch(bench: &mut Bench, arm: &mut Arm, case: Case) -> Result<()> {
     let direction = case.direction;
     let held = arm.programs()?;
-    arm.counted()?;
     let before = held.runs()?;
-    let statistics = enable_stats(Stats::RunTime).context("switching the statistics on")?;
-    let slice = arm.slice(case, SLICE)?;
-    drop(statistics);
+    let (slice, _) = proved(arm, case, |arm| {
+        let _statistics = enable_stats(Stats::RunTime).context("switching the statistics on")?;
+        arm.slice(case, SLICE)
+    })?;
     let after = held.runs()?;
-    let counted = arm.counted()?.unwrap_or_default();
-    let redirected = match direction {
-        Direction::Outbound => counted.outbound,
-        Direction::Inbound => counted.inbound,
-    };
-    let claimed = if arm.is_redirected() {
-        slice.connections
-    } else {
-        0
-    };
-    ensure!(
-        redirected == claimed && slice.connections > 0,
-        "{}: {} connections, {redirected} counted",
-        arm.name,
-        slice.connections
-    );
     let connections = slice.connections as f64;
     let mut all = 0.0;
     for (id, runs) in &after {
