@@ -34,4 +34,4 @@ pub mod policy;
 pub mod rule;
 
 /// Changes whenever the meaning or the layout of anything in a map changes.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

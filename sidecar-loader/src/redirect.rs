@@ -84,7 +84,15 @@ pub struct Redirect {
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
 /// redirected that nothing could answer for.
 const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
-const APPLICATION: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
+/// What the application is told of the two ends of its connection.
+const APPLICATION: [Hook; 4] = [
+    Hook::Getpeername4,
+    Hook::Getpeername6,
+    Hook::Getsockname4,
+    Hook::Getsockname6,
+];
+/// What the proxy is told of the application's end, also by `accept()`.
+const PEER: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
 /// The hooks that tell of sockets that may listen. They come first: of a socket that has bound
 /// before, only a search tells.
 const BIND: [Hook; 2] = [Hook::Bind4, Hook::Bind6];
@@ -163,15 +171,12 @@ impl Redirect {
 
     fn attach_bind(&mut self) -> Result<()> {
         self.attach_all(&BIND, Side::Pod)?;
-        let Some(proxy) = self.cgroups.proxy_outside_pod() else {
-            return Ok(());
-        };
-        BIND.iter()
-            .try_for_each(|&hook| self.programs.attach_also(hook, proxy))
+        self.attach_also_to_proxy(&BIND)
     }
 
     fn attach_outbound(&mut self) -> Result<()> {
         self.attach_all(&APPLICATION, Side::Pod)?;
+        self.attach_also_to_proxy(&PEER)?;
         if self.dns == DnsHooks::PodAndProxy {
             self.programs.attach_answers(self.cgroups.proxy())?;
         }
@@ -354,6 +359,16 @@ impl Redirect {
         hooks
             .iter()
             .try_for_each(|&hook| self.programs.attach_to_cgroup(hook, cgroup))
+    }
+
+    /// Where the proxy is outside the pod's cgroup.
+    fn attach_also_to_proxy(&mut self, hooks: &[Hook]) -> Result<()> {
+        let Some(proxy) = self.cgroups.proxy_outside_pod() else {
+            return Ok(());
+        };
+        hooks
+            .iter()
+            .try_for_each(|&hook| self.programs.attach_also(hook, proxy))
     }
 
     fn capture_inbound(&mut self) -> Result<()> {

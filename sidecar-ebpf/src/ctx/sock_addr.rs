@@ -1,4 +1,4 @@
-//! The context of bind, connect, sendmsg, recvmsg and getpeername hooks.
+//! The context of bind, connect, sendmsg, recvmsg, getpeername and getsockname hooks.
 #![expect(
     unsafe_code,
     reason = "context structures are raw pointers from the kernel"
@@ -33,7 +33,7 @@ impl SockAddr {
         matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP)
     }
 
-    /// The address of an AF_INET call: a destination, or a peer.
+    /// The address of an AF_INET call: a destination, a peer, or the socket's own.
     #[inline(always)]
     pub(crate) fn address_v4(&self) -> Ip {
         // SAFETY: as above.
@@ -55,21 +55,30 @@ impl SockAddr {
 
     #[inline(always)]
     pub(crate) fn set_v4(&self, to: &OrigDst) {
-        // SAFETY: as above; both fields are writable in every hook that calls this.
-        unsafe {
-            (&raw mut (*self.0).user_ip4).write_volatile(to.ip.words()[0]);
-            (&raw mut (*self.0).user_port).write_volatile(to.port.to_be_word());
-        }
+        self.set_address_v4(&to.ip);
+        self.set_port(to.port);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_v6(&self, to: &OrigDst) {
+        self.set_address_v6(&to.ip);
+        self.set_port(to.port);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_address_v4(&self, ip: &Ip) {
+        // SAFETY: as above; the field is writable in every hook that calls this.
+        unsafe { (&raw mut (*self.0).user_ip4).write_volatile(ip.words()[0]) };
     }
 
     /// Writes the address of an AF_INET6 call. An IPv4 address goes where the IPv4-mapped one that
     /// is there already has it.
     #[inline(always)]
-    pub(crate) fn set_v6(&self, to: &OrigDst) {
-        let words = to.ip.words();
+    pub(crate) fn set_address_v6(&self, ip: &Ip) {
+        let words = ip.words();
         // SAFETY: as above; the fields are writable in every hook that calls this.
         unsafe {
-            if to.ip.is_v4() {
+            if ip.is_v4() {
                 (&raw mut (*self.0).user_ip6[3]).write_volatile(words[0]);
             } else {
                 (&raw mut (*self.0).user_ip6[0]).write_volatile(words[0]);
@@ -77,8 +86,13 @@ impl SockAddr {
                 (&raw mut (*self.0).user_ip6[2]).write_volatile(words[2]);
                 (&raw mut (*self.0).user_ip6[3]).write_volatile(words[3]);
             }
-            (&raw mut (*self.0).user_port).write_volatile(to.port.to_be_word());
         }
+    }
+
+    #[inline(always)]
+    fn set_port(&self, port: Port) {
+        // SAFETY: as above; the field is writable in every hook that calls this.
+        unsafe { (&raw mut (*self.0).user_port).write_volatile(port.to_be_word()) };
     }
 
     /// Linux 5.7, f318903c0bf4.
@@ -115,7 +129,7 @@ impl SockAddr {
     /// The device that the socket is bound to (SO_BINDTODEVICE). Bound to any but lo, its packets
     /// cannot reach an address that belongs to lo (`fib_table_lookup`, net/ipv4/fib_trie.c, skips
     /// next hops on other devices) and would leave through the device instead. Bound to lo, it does
-    /// not see the answer, which is addressed to the pod's address and so belongs to another device.
+    /// not see an answer to the pod's address, which belongs to another device.
     #[inline(always)]
     pub(crate) fn device(&self) -> Interface {
         self.socket().map_or(Interface::NONE, |socket| {

@@ -5,7 +5,7 @@
 use sidecar_ebpf_common::{
     addr::Ip,
     counter::{Counter, Hook, Reason},
-    number::Rewritten,
+    number,
 };
 
 use crate::{CgroupVerdict, count::count, ctx::SockAddr, events, listeners, maps};
@@ -20,7 +20,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 
 #[inline(always)]
 fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
-    if Rewritten::from_ip(ip).is_none() {
+    if !number::is_reserved(&ip) {
         if listeners::at(ctx.port()).is_some() {
             announce(hook, ctx);
         }

@@ -7,7 +7,7 @@ use sidecar_ebpf_common::{
     counter::{Counter, OutboundHook, Reason},
     decide::decide_outbound,
     facts::{Outbound, Protocol, Socket, Source},
-    number::Rewritten,
+    number,
     policy::Policy,
     rule::Action,
 };
@@ -37,7 +37,7 @@ pub(crate) fn judge(
         return Judgement::LeftAlone;
     }
     // Otherwise one process could ride on a number that another one's connection was given.
-    if Rewritten::from_ip(dst.ip).is_some() {
+    if number::is_reserved(&dst.ip) {
         cold_path();
         count(Counter::Other(hook.hook(), Reason::RedirectRange));
         return Judgement::Refused;

@@ -12,7 +12,7 @@ use sidecar_ebpf_common::{
     counter::{Counter, OutboundHook, Reason},
     facts::{Protocol, Source},
     interface::Interface,
-    number::Rewritten,
+    number::{self, Rewritten},
     policy::{Policy, Switches},
     rule::Action,
 };
@@ -53,7 +53,7 @@ pub(crate) fn judge(
     dst: &OrigDst,
     source: Source,
 ) -> Verdict {
-    if dst.port != Port::DNS && Rewritten::from_ip(dst.ip).is_none() {
+    if dst.port != Port::DNS && !number::is_reserved(&dst.ip) {
         return Verdict::Pass;
     }
     match outbound::judge(hook, ctx, policy, Protocol::Udp, source, dst) {

@@ -6,7 +6,7 @@ use sidecar_ebpf_common::{
     decide::decide_inbound,
     facts::{Inbound, Tables as _},
     maps::Listeners,
-    number::Rewritten,
+    number::{self, Rewritten},
     policy::Policy,
     rule::Action,
 };
@@ -44,18 +44,18 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
     let policy = maps::policy();
     let dst = ctx.local();
     let port = ctx.local_port();
-    let from_pod = is_from_pod(policy, &ctx.remote());
-    if Rewritten::from_ip(dst).is_some() {
-        if from_pod {
-            own(ctx, &dst, port)
-        } else {
+    let is_redirected = Rewritten::from_ip(dst).is_some();
+    if !is_from_pod(policy, &ctx.remote()) {
+        if is_redirected {
             drop(Reason::ForeignSource)
+        } else {
+            inbound(ctx, policy, &dst, port)
         }
-    } else if from_pod {
+    } else if is_redirected {
+        own(ctx, &dst, port)
+    } else {
         // The outbound rules have decided about it at connect().
         LookupVerdict::Pass
-    } else {
-        inbound(ctx, policy, &dst, port)
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
 fn is_from_pod(policy: &'static Policy, remote: &Ip) -> bool {
-    remote.is_loopback() || Rewritten::from_ip(*remote).is_some() || Maps(policy).is_own(remote)
+    remote.is_loopback() || number::is_reserved(remote) || Maps(policy).is_own(remote)
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to

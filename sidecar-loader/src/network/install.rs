@@ -7,7 +7,7 @@ use rtnetlink::{
     RouteMessageBuilder,
     packet_route::route::{RouteMessage, RouteScope, RouteType},
 };
-use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6_RANGE_LEN};
+use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6_RANGE_LEN};
 
 use super::{LO, Network, View, routes::RT_TABLE_LOCAL, view::RangeRoute};
 
@@ -17,19 +17,14 @@ impl Network {
     pub async fn install(&mut self, view: &View, ipv6: bool) -> Result<bool> {
         let mut changed = false;
         // 127.128.0.0/10 is local without a route too; the route is for the source address.
-        if let Some(source) = view.v4
-            && view.v4_route
-                != Some(RangeRoute {
-                    source: Some(source.into()),
-                })
-        {
+        if view.v4.is_some() && view.v4_route != Some(RangeRoute::WITH_STAND_IN) {
             self.handle
                 .route()
-                .add(v4_route(Some(source)))
+                .add(v4_route())
                 .replace()
                 .execute()
                 .await
-                .with_context(|| format!("adding the route local {} src {source}", v4_range()))?;
+                .with_context(|| format!("adding the route local {} src {STAND_IN}", v4_range()))?;
             changed = true;
         }
         if !ipv6 {
@@ -65,7 +60,7 @@ impl Network {
         let view = self.view().await?;
         let mut failures = Vec::new();
         if view.v4_route.is_some()
-            && let Err(error) = self.handle.route().del(v4_route(None)).execute().await
+            && let Err(error) = self.handle.route().del(v4_route()).execute().await
         {
             failures.push(format!("route {}: {error}", v4_range()));
         }
@@ -91,17 +86,15 @@ impl Network {
     }
 }
 
-fn v4_route(source: Option<Ipv4Addr>) -> RouteMessage {
-    let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+fn v4_route() -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(Ipv4Addr::from_bits(V4_RANGE), V4_RANGE_LEN as u8)
         .output_interface(LO)
         .table_id(u32::from(RT_TABLE_LOCAL))
         .kind(RouteType::Local)
-        .scope(RouteScope::Host);
-    if let Some(source) = source {
-        route = route.pref_source(source);
-    }
-    route.build()
+        .scope(RouteScope::Host)
+        .pref_source(STAND_IN)
+        .build()
 }
 
 fn v6_route(source: Option<Ipv6Addr>) -> RouteMessage {

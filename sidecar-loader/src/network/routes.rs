@@ -11,7 +11,7 @@ use rtnetlink::packet_route::{
 use sidecar_ebpf_common::{
     addr::{Ip, Prefix},
     interface::Interface,
-    number::Rewritten,
+    number,
 };
 
 use super::{LO, Network, View, view::RangeRoute};
@@ -36,7 +36,7 @@ impl Network {
 
 fn add_route(view: &mut View, prefix: Prefix, route: &RouteMessage) {
     let is_local = route.header.table == RT_TABLE_LOCAL && route.header.kind == RouteType::Local;
-    if Rewritten::from_ip(prefix.ip).is_some() {
+    if number::is_reserved(&prefix.ip) {
         if is_local {
             view.set_range_route(&prefix, preferred_source(route));
         }

@@ -8,6 +8,7 @@ use std::{
 use sidecar_ebpf_common::{
     addr::{Ip, Prefix},
     interface::Interface,
+    number::STAND_IN,
     policy::{Own, Sources},
 };
 
@@ -40,6 +41,12 @@ pub(super) struct RangeRoute {
     pub(super) source: Option<IpAddr>,
 }
 
+impl RangeRoute {
+    pub(super) const WITH_STAND_IN: Self = Self {
+        source: Some(IpAddr::V4(STAND_IN)),
+    };
+}
+
 impl View {
     /// Whether Istio would install IPv6 rules: the pod has no IPv4 address, or has one of each and
     /// dual stack is on (`getLocalIP`, tools/istio-iptables/pkg/cmd/root.go; Go lists interface
@@ -52,15 +59,14 @@ impl View {
         }
     }
 
-    /// The source addresses that rewritten connections get by themselves.
+    /// The source addresses that rewritten connections have by themselves, as far as anybody knows.
     pub fn sources(&self) -> Sources {
-        let source = |route: &Option<RangeRoute>, unknown| {
-            let source = route.as_ref().and_then(|route| route.source);
-            source.map_or(unknown, Ip::from)
-        };
+        let stands_for_pod = self.v4_route == Some(RangeRoute::WITH_STAND_IN);
+        let v4 = self.v4.filter(|_| stands_for_pod);
+        let v6 = self.v6_route.as_ref().and_then(|route| route.source);
         Sources {
-            v4: source(&self.v4_route, Ip::UNSPECIFIED_V4),
-            v6: source(&self.v6_route, Ip::UNSPECIFIED_V6),
+            v4: v4.map_or(Ip::UNSPECIFIED_V4, Ip::from_v4),
+            v6: v6.map_or(Ip::UNSPECIFIED_V6, Ip::from),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Differences that are accepted: as few as can be, each with its reason, and each checked to be
 //! still there.
 
-use sidecar_ebpf_common::{interface::Interface, number::Rewritten};
+use sidecar_ebpf_common::{interface::Interface, number};
 
 use super::{map, predict::Prediction, probe::Probe};
 
@@ -68,7 +68,7 @@ pub(super) const ACCEPTED: &[Accepted] = &[
         reason: "127.128.0.0/10 and fd73:6964:6563:6172::/64 belong to the redirect itself: \
                  nobody may connect there, while with iptables they are loopback addresses or \
                  nobody's",
-        applies: |probe, _| Rewritten::from_ip(probe.to.ip().into()).is_some(),
+        applies: |probe, _| number::is_reserved(&probe.to.ip().into()),
         hides: Aspect::Everything,
         deliberate: &[("(defaults)", "out tcp app 127.128.0.1:80")],
     },

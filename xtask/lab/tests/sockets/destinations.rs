@@ -156,6 +156,7 @@ fn an_application_may_not_aim_at_the_redirects_own_range() -> Result<()> {
     }
     for (hook, source) in [
         ("bind4", "127.128.0.0:0"),
+        ("bind4", "127.191.255.255:0"),
         ("bind6", "[fd73:6964:6563:6172::]:0"),
     ] {
         let moved = (hook, "refusal:redirect-range", 1);

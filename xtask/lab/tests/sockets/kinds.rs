@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr};
 
 use anyhow::Result;
-use sidecar_lab::{ConnectOptions, Errno, FastOpen, Level, inside_netns};
+use sidecar_lab::{ConnectOptions, Errno, FastOpen, Level, inside_netns, pod::POD_IP};
 
 use crate::{
     BY_9, BY_9_V6, INBOUND, SERVICE, SERVICE6, rig,
@@ -139,6 +139,36 @@ fn a_socket_connects_again_after_af_unspec() -> Result<()> {
             assert_eq!(client.peer_name()?, to);
             assert_eq!(at.accept(&client).original_dst(level, 28)?, to);
         }
+    }
+    Ok(())
+}
+
+/// The source that a redirected attempt has had is not that of the next one, past the proxy.
+#[test]
+fn a_socket_that_was_refused_connects_elsewhere() -> Result<()> {
+    let mut rig = rig("refused")?;
+    let clients = [
+        ("connect4", "10.96.0.10:80", "10.244.0.5:8080"),
+        (
+            "connect6",
+            "[::ffff:10.96.0.10]:80",
+            "[::ffff:10.244.0.5]:8080",
+        ),
+    ]
+    .map(|(hook, service, own)| {
+        let options = with(SERVICE, |options| options.mapped = hook == "connect6");
+        let ends = rig.delivered((hook, "9", 1), &rig.app, options, &rig.outbound);
+        (hook, service, own, ends.client)
+    });
+    rig.outbound.listeners.clear();
+    for (hook, service, own, mut client) in clients {
+        client.disconnect()?;
+        let refused = [(hook, "9", 1), ("sk_lookup", "refusal:no-listener", 1)];
+        let error = rig.expect(&refused, || client.reconnect(service));
+        assert_eq!(error.unwrap_err().errno(), Errno::ECONNREFUSED);
+        rig.expect(&[(hook, "3", 1)], || client.reconnect(own))?;
+        let server = rig.application.accept(&client);
+        assert_eq!(server.peer.ip(), POD_IP);
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! notices. Needs root; leaves nothing behind.
 
 mod destinations;
+mod ends;
 mod kinds;
 mod owner;
 mod sources;
