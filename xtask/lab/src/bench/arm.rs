@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN};
+use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN};
 
 use super::{
     crew::{Crew, NUMBERED, SERVICES, Slice, Way, Ways},
@@ -19,7 +19,7 @@ use crate::{
     Agent, Listener, Loader,
     conformance::{Backend, Installed, Redirected},
     netns::inside,
-    pod::{POD_IP, Pod},
+    pod::Pod,
     process::run,
 };
 
@@ -75,7 +75,7 @@ impl Kind {
             }
             Self::Path => format!(
                 "no redirection and no program: the application connects to {} and its like, from \
-                 the pod's address, as a connection goes that sidecar-ebpf has redirected",
+                 {STAND_IN}, as a connection goes that sidecar-ebpf has redirected",
                 NUMBERED[0]
             ),
             Self::EmptyPrograms => format!(
@@ -159,7 +159,7 @@ impl Arm {
             Kind::Path | Kind::EmptyPrograms => {
                 let range = Ipv4Addr::from_bits(V4_RANGE);
                 pod.ip(&format!(
-                    "route add local {range}/{V4_RANGE_LEN} dev lo src {POD_IP}\n"
+                    "route add local {range}/{V4_RANGE_LEN} dev lo src {STAND_IN}\n"
                 ))?;
                 Redirect::None
             }
