@@ -12,6 +12,7 @@ use super::record::Environment;
 const ENVOY: &str = "SIDECAR_ENVOY";
 const CPUINFO: &str = "/proc/cpuinfo";
 const MEMINFO: &str = "/proc/meminfo";
+const STAT: &str = "/proc/stat";
 
 /// What is compared or makes load, and how it tells its version.
 const TOOLS: &[(&str, &str)] = &[
@@ -35,8 +36,40 @@ impl Environment {
             cpu: cpu(&read(CPUINFO)?),
             cpus: u32::try_from(cpus.get()).context("counting processors")?,
             memory: memory(&read(MEMINFO)?).with_context(|| format!("no MemTotal in {MEMINFO}"))?,
+            stolen: 0.0,
             tools: tools(),
         })
+    }
+}
+
+/// Time of all processors since boot, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ProcessorTime {
+    stolen: u64,
+    all: u64,
+}
+
+impl ProcessorTime {
+    pub(super) fn now() -> Result<Self> {
+        let text = fs::read_to_string(STAT).with_context(|| format!("reading {STAT}"))?;
+        Self::read(&text).with_context(|| format!("no line `cpu` as proc_stat(5) has it in {STAT}"))
+    }
+
+    /// user, nice, system, idle, iowait, irq, softirq, steal; what guests take is in the first two.
+    fn read(stat: &str) -> Option<Self> {
+        let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks = line.split_whitespace().map(str::parse::<u64>);
+        let ticks: Vec<u64> = ticks.take(8).collect::<Result<_, _>>().ok()?;
+        Some(Self {
+            stolen: *ticks.get(7)?,
+            all: ticks.iter().sum(),
+        })
+    }
+
+    /// The share of the time since then that was stolen.
+    pub(super) fn stolen_since(self, earlier: Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all).max(1);
+        self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
     }
 }
 
@@ -133,6 +166,17 @@ mod tests {
             Some(16384)
         );
         assert_eq!(memory("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_all() {
+        let read = |line: &str| ProcessorTime::read(&format!("{line}\ncpu0 1 1 1 1 1 1 1 1\n"));
+        let earlier = read("cpu  10 0 10 70 0 0 0 10 5 0").unwrap();
+        let later = read("cpu  40 0 10 100 0 0 10 40 35 0").unwrap();
+        assert!((later.stolen_since(earlier) - 0.3).abs() < 1e-9);
+        assert!(later.stolen_since(later).abs() < 1e-9);
+        assert_eq!(read("cpu  1 2 3 4 5 6 7"), None);
+        assert_eq!(ProcessorTime::read("intr 1"), None);
     }
 
     #[test]

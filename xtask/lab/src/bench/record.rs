@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Changes whenever an old record cannot be read any more.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -28,6 +28,8 @@ pub struct Environment {
     pub cpu: String,
     pub cpus: u32,
     pub memory: u64,
+    /// The share of the processors' time during the run that a hypervisor gave to others.
+    pub stolen: f64,
     /// Names and versions of the tools that were compared or that made load.
     pub tools: Vec<(String, String)>,
 }

@@ -321,6 +321,10 @@ fn environment(record: &Record) -> Vec<Block> {
     row("CPU", environment.cpu.clone());
     row("CPUs", environment.cpus.to_string());
     row("memory", Unit::Bytes.show(environment.memory as f64));
+    row(
+        "processors' time given to others by a hypervisor",
+        format!("{:.1} %", 100.0 * environment.stolen),
+    );
     for (tool, version) in &environment.tools {
         row(tool, version.clone());
     }

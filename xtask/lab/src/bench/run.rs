@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 use super::{
     archive,
     arm::Kind,
+    environment::ProcessorTime,
     further,
     options::{Format, Options},
     proof::Unproven,
@@ -51,7 +52,8 @@ fn measure(options: &Options) -> Result<Record> {
         "pods can only be made as root; `cargo xtask bench` asks sudo for that"
     );
     // Before all the work: a machine that cannot be described is not worth them.
-    let environment = Environment::collect()?;
+    let mut environment = Environment::collect()?;
+    let begin = ProcessorTime::now()?;
     let plan = plan(options);
     let mut kinds = Kind::BUILT_IN.to_vec();
     if let Some(file) = &options.arms {
@@ -63,6 +65,7 @@ fn measure(options: &Options) -> Result<Record> {
         .try_for_each(|suite| suite(&plan, &mut bench));
     bench.finish();
     done?;
+    environment.stolen = ProcessorTime::now()?.stolen_since(begin);
     let Bench {
         arms,
         measurements,

@@ -84,6 +84,7 @@ fn environment() -> Environment {
         cpu: "Example CPU @ 2.00GHz".into(),
         cpus: 2,
         memory: 8 << 30,
+        stolen: 0.0125,
         tools: vec![("iptables-nft".into(), "1.8.9".into())],
     }
 }
