@@ -12,6 +12,8 @@ use crate::{
 };
 
 const BPF_PACKAGE: &str = "sidecar-ebpf";
+/// The package's other binary.
+const NEEDED_CALLS: &str = "needed-calls";
 
 /// eBPF code of this machine's byte order.
 const BPF_TARGET: &str = if cfg!(target_endian = "big") {
@@ -36,9 +38,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// The two halves, built.
+/// The two halves, built, and what is built with them.
 pub(crate) struct Built {
     pub(crate) object: PathBuf,
+    /// Programs that the benchmark runs beside those of the loader.
+    pub(crate) needed_calls: PathBuf,
     pub(crate) loader: PathBuf,
 }
 
@@ -58,10 +62,14 @@ pub(crate) fn everything(workspace: &Workspace, tools: &BpfTools) -> Result<Buil
     lock(workspace, &mut cargo);
     run_command(cargo.env(OBJECT_VARIABLE, &object))?;
     let loader = existing(workspace.target.join("release/loader"))?;
-    Ok(Built { object, loader })
+    Ok(Built {
+        needed_calls: existing(object.with_file_name(NEEDED_CALLS))?,
+        object,
+        loader,
+    })
 }
 
-/// Builds the eBPF programs; the object's path.
+/// Builds the eBPF programs; the path of the loader's object.
 pub(crate) fn object(workspace: &Workspace, tools: &BpfTools) -> Result<PathBuf> {
     step(format_args!("eBPF programs, by {}", tools.toolchain));
     let mut cargo = tools.toolchain.cargo();

@@ -48,6 +48,7 @@ pub(crate) fn exec(
         command.arg(format!("{name}={}", path.display()));
     };
     set("SIDECAR_LOADER", built.loader);
+    set("SIDECAR_NEEDED_CALLS", built.needed_calls);
     if let Some(envoy) = ready.envoy {
         set("SIDECAR_ENVOY", envoy);
     }

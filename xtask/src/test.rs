@@ -63,6 +63,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     cargo
         .env(compile::OBJECT_VARIABLE, built.object)
         .env("SIDECAR_LOADER", built.loader)
+        .env("SIDECAR_NEEDED_CALLS", built.needed_calls)
         .env("SIDECAR_ENVOY", envoy);
     if !machine::is_root() {
         cargo.env(runner_variable(), "sudo -E");

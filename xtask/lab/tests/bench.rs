@@ -15,6 +15,7 @@ use sidecar_lab::{
 };
 
 const FLOORS: [&str; 2] = ["same-path", "empty-programs"];
+const CALLS: &str = "needed-calls";
 const OWN_LOAD: [&str; 6] = [
     "--only",
     "connect",
@@ -97,10 +98,11 @@ fn every_connection_of_a_run_is_proved() {
             "sidecar-ebpf",
             FLOORS[0],
             FLOORS[1],
+            CALLS,
         ]
     );
-    // Four kinds of work, two directions, one processor and two; of the last arms but one of each.
-    assert_eq!(record.measurements.len(), 5 * 16 + 2 * 2);
+    // Four kinds of work, two directions, one processor and two; of the last arms one kind and direction.
+    assert_eq!(record.measurements.len(), 5 * 16 + 3 * 2);
     for measured in &record.measurements {
         let proof = &measured.proof;
         assert!(proof.connections >= 3, "{measured:?}");
@@ -132,6 +134,7 @@ fn an_arm_that_loses_its_redirect_ends_the_run() {
         "iptables-nft",
         "nftables",
         "sidecar-ebpf",
+        CALLS,
     ] {
         let ended = run(&["--only", "connect", "--break", arm]);
         ended.fails_with(&[arm, "lost its redirect"]);

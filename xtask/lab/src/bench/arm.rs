@@ -9,10 +9,10 @@ use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN};
 
 use super::{
     crew::{Crew, NUMBERED, SERVICES, Slice, Way, Ways},
-    empty::EmptyPrograms,
+    floor::FloorPrograms,
     further::{Further, Running},
     kernel::{self, Held},
-    names::{BASE, EMPTY, OURS, PATH},
+    names::{BASE, CALLS, EMPTY, OURS, PATH},
     record::{ArmInfo, Case, Direction, Point, Work},
 };
 use crate::{
@@ -38,6 +38,8 @@ pub enum Kind {
     Path,
     /// The same, with programs that do nothing where the loader's run.
     EmptyPrograms,
+    /// Programs redirect that make the calls which no redirect can do without, and nothing else.
+    NeededCalls,
     /// Istio's rules.
     Rules(Backend),
     /// The loader.
@@ -60,6 +62,7 @@ impl Kind {
             Self::None => BASE,
             Self::Path => PATH,
             Self::EmptyPrograms => EMPTY,
+            Self::NeededCalls => CALLS,
             Self::Rules(backend) => backend.name(),
             Self::Ours => OURS,
             Self::Further(further) => &further.name,
@@ -82,6 +85,11 @@ impl Kind {
                 "{PATH}, and a program of two instructions in each place where one of sidecar-ebpf \
                  runs for such a connection: connect4, sk_lookup, getpeername4, getsockopt"
             ),
+            Self::NeededCalls => "programs in the same places that make the calls which no redirect \
+                can do without, and nothing else: namespace, owner and a counter, and the proxy's \
+                port at an address that follows from the destination's; the listener's look-up; the \
+                pod's address for the peer; one answer to SO_ORIGINAL_DST"
+                .to_owned(),
             Self::Rules(Backend::Legacy) => rules("iptables-legacy-restore"),
             Self::Rules(Backend::Nft) => rules("iptables-nft-restore"),
             Self::Rules(Backend::Native) => rules("nft, translated rule by rule"),
@@ -122,7 +130,7 @@ pub struct Arm {
     ways: Ways,
     crew: Option<Crew>,
     redirect: Redirect,
-    empty: Option<EmptyPrograms>,
+    empty: Option<FloorPrograms>,
     /// What was counted when we looked last.
     last: Redirected,
     // Last: what runs in it ends before it goes.
@@ -143,6 +151,7 @@ enum Redirect {
     Rules(Installed),
     // Boxed, for the others are small.
     Ours(Box<Loader>),
+    NeededCalls(Box<FloorPrograms>),
     Further(Running),
 }
 
@@ -157,11 +166,12 @@ impl Arm {
         let redirect = match kind {
             Kind::None => Redirect::None,
             Kind::Path | Kind::EmptyPrograms => {
-                let range = Ipv4Addr::from_bits(V4_RANGE);
-                pod.ip(&format!(
-                    "route add local {range}/{V4_RANGE_LEN} dev lo src {STAND_IN}\n"
-                ))?;
+                add_route(&pod)?;
                 Redirect::None
+            }
+            Kind::NeededCalls => {
+                add_route(&pod)?;
+                Redirect::NeededCalls(FloorPrograms::needed_calls(&pod)?.into())
             }
             Kind::Rules(backend) => {
                 Redirect::Rules(Installed::new(&pod, *backend, &settings.flags)?)
@@ -178,10 +188,10 @@ impl Arm {
         let way = match kind {
             Kind::None => Way::Loopback,
             Kind::Path | Kind::EmptyPrograms => Way::Numbered,
-            Kind::Rules(_) | Kind::Ours | Kind::Further(_) => Way::Redirected,
+            Kind::Rules(_) | Kind::Ours | Kind::NeededCalls | Kind::Further(_) => Way::Redirected,
         };
         let empty = matches!(kind, Kind::EmptyPrograms)
-            .then(|| EmptyPrograms::attach(&pod))
+            .then(|| FloorPrograms::empty(&pod))
             .transpose()?;
         let mut arm = Self {
             name: kind.name().to_owned(),
@@ -220,7 +230,7 @@ impl Arm {
         match (&self.redirect, &self.kind) {
             (Redirect::Further(running), _) => running.covers(case.direction),
             // What these cost, they cost once per connection.
-            (_, Kind::Path | Kind::EmptyPrograms) => {
+            (_, Kind::Path | Kind::EmptyPrograms | Kind::NeededCalls) => {
                 (case.work, case.direction) == (Work::Connect, Direction::Outbound)
             }
             _ => true,
@@ -231,7 +241,10 @@ impl Arm {
     pub fn loader(&self) -> Option<&Loader> {
         match &self.redirect {
             Redirect::Ours(loader) => Some(loader),
-            Redirect::None | Redirect::Rules(_) | Redirect::Further(_) => None,
+            Redirect::None
+            | Redirect::Rules(_)
+            | Redirect::NeededCalls(_)
+            | Redirect::Further(_) => None,
         }
     }
 
@@ -239,6 +252,7 @@ impl Arm {
     pub(super) fn programs(&self) -> Result<Held> {
         match (&self.redirect, &self.empty) {
             (Redirect::Ours(loader), _) => Held::of(loader.pid()),
+            (Redirect::NeededCalls(programs), _) => programs.held(),
             (_, Some(empty)) => empty.held(),
             _ => bail!("no program runs in the arm {}", self.name),
         }
@@ -250,8 +264,10 @@ impl Arm {
             Some(crew) => crew,
             none => {
                 let crew = none.insert(Crew::start(&self.pod, self.ways)?);
-                if let Redirect::Ours(loader) = &self.redirect {
-                    loader.wait_until_quiet()?;
+                match &mut self.redirect {
+                    Redirect::Ours(loader) => loader.wait_until_quiet()?,
+                    Redirect::NeededCalls(programs) => programs.set_listener(&crew.outbound)?,
+                    Redirect::None | Redirect::Rules(_) | Redirect::Further(_) => {}
                 }
                 crew
             }
@@ -314,6 +330,7 @@ impl Arm {
             Redirect::Ours(_) => {
                 "the loader's counters connect4 rule 9 and sk_lookup inbound-all".to_owned()
             }
+            Redirect::NeededCalls(_) => "the counter of the program at connect4".to_owned(),
             Redirect::Further(running) if running.has_counters() => {
                 "the arm's own counter command".to_owned()
             }
@@ -332,6 +349,10 @@ impl Arm {
                 outbound: counters.get("connect4", "9"),
                 inbound: counters.get("sk_lookup", "inbound-all"),
             }),
+            Redirect::NeededCalls(programs) => programs.counted().map(|outbound| Redirected {
+                outbound,
+                inbound: 0,
+            }),
             Redirect::Further(running) => running.redirected(),
         };
         read.with_context(|| format!("the counters of the arm {}", self.name))
@@ -339,14 +360,15 @@ impl Arm {
 
     /// Takes away what redirects, so that a test sees what a run says of it. In the arm without
     /// redirection: adds something.
-    pub(super) fn break_it(&self) -> Result<()> {
-        match &self.redirect {
+    pub(super) fn break_it(&mut self) -> Result<()> {
+        match &mut self.redirect {
             Redirect::None => Installed::new(&self.pod, Backend::Native, &[]).map(drop),
             Redirect::Rules(_) => self.pod_flush(),
             Redirect::Ours(loader) => {
                 loader.signal(Signal::SIGKILL)?;
                 loader.wait().map(drop)
             }
+            Redirect::NeededCalls(programs) => programs.clear_listener(),
             Redirect::Further(running) => running.tear_down(),
         }
     }
@@ -358,6 +380,14 @@ impl Arm {
         })??;
         Ok(())
     }
+}
+
+/// As the loader does, for connections that go where its own go.
+fn add_route(pod: &Pod) -> Result<()> {
+    let range = Ipv4Addr::from_bits(V4_RANGE);
+    pod.ip(&format!(
+        "route add local {range}/{V4_RANGE_LEN} dev lo src {STAND_IN}\n"
+    ))
 }
 
 /// An error if the pod has any rules.

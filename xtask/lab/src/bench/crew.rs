@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -99,6 +100,8 @@ pub(super) struct Crew {
     app: Worker,
     remote: Worker,
     proxy: Worker,
+    /// Of the proxy's listener for what the pod connects to.
+    pub(super) outbound: OwnedFd,
 }
 
 impl Crew {
@@ -112,11 +115,13 @@ impl Crew {
         proxy.take(&[], &[], &signal)?;
         app.take(&ports, &listeners, &signal)?;
         remote.take(&ports, &listeners, &signal)?;
+        let outbound = listeners.into_iter().next();
         Ok(Self {
             ways,
             app,
             remote,
             proxy,
+            outbound: outbound.context("the proxy has no listener")?,
         })
     }
 

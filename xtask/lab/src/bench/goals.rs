@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    names::{BASE, EMPTY, OURS, Unit},
+    names::{BASE, CALLS, EMPTY, OURS, Unit},
     record::{Case, Cpus, Direction, Finding, Point, Quantity, Record, Round, Sweep, Work},
     stats::Estimate,
 };
@@ -20,8 +20,9 @@ pub struct Goal {
 #[derive(Clone, Copy, Debug)]
 pub enum Floor {
     Unknown,
-    /// The same of connections that go the same way, with programs that do nothing in the same places.
-    EmptyPrograms,
+    /// The same of connections that go the same way, with programs that do nothing in the same places,
+    /// and with programs there that only make the calls which no redirect can do without.
+    Programs,
 }
 
 /// Where a record has it.
@@ -59,7 +60,10 @@ pub enum Verdict {
 pub struct Judged {
     pub goal: &'static Goal,
     pub measured: Option<Measured>,
-    pub floor: Option<Measured>,
+    /// The same of programs that do nothing.
+    pub empty: Option<Measured>,
+    /// The same of programs that only make the calls which no redirect can do without.
+    pub calls: Option<Measured>,
     /// The same of the other arms that were measured.
     pub others: Vec<(String, Measured)>,
 }
@@ -82,7 +86,7 @@ pub const GOALS: &[Goal] = &[
             direction: Direction::Outbound,
         },
         limit: Limit::AtMost(1.10),
-        floor: Floor::EmptyPrograms,
+        floor: Floor::Programs,
     },
     Goal {
         name: "inbound connect over veth, one CPU",
@@ -128,7 +132,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(200.0),
-        floor: Floor::EmptyPrograms,
+        floor: Floor::Programs,
     },
     Goal {
         name: "kernel time of all programs, per redirected connection",
@@ -137,7 +141,7 @@ pub const GOALS: &[Goal] = &[
             unit: Unit::Nanoseconds,
         },
         limit: Limit::AtMost(400.0),
-        floor: Floor::EmptyPrograms,
+        floor: Floor::Programs,
     },
     Goal {
         name: "kernel memory per open connection",
@@ -199,15 +203,16 @@ impl Goal {
         Ok(Judged {
             goal: self,
             measured,
-            floor: self.floor(record)?,
+            empty: self.floor(record, EMPTY)?,
+            calls: self.floor(record, CALLS)?,
             others,
         })
     }
 
-    fn floor(&self, record: &Record) -> Result<Option<Measured>> {
+    fn floor(&self, record: &Record, arm: &str) -> Result<Option<Measured>> {
         match self.floor {
             Floor::Unknown => Ok(None),
-            Floor::EmptyPrograms => self.measured(record, EMPTY),
+            Floor::Programs => self.measured(record, arm),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod arm;
 mod crew;
 mod empty;
 mod environment;
+mod floor;
 mod further;
 pub mod goals;
 mod holders;

@@ -10,6 +10,8 @@ pub(super) const INBOUND: &str = " (inbound)";
 pub(super) const PATH: &str = "same-path";
 /// The same with programs that do nothing.
 pub(super) const EMPTY: &str = "empty-programs";
+/// Programs that redirect with as few calls as can be.
+pub(super) const CALLS: &str = "needed-calls";
 /// Arms that redirect nothing.
 pub(super) const UNREDIRECTED: [&str; 3] = [BASE, PATH, EMPTY];
 /// What the goals are about.
@@ -245,6 +247,7 @@ mod tests {
         assert_eq!(Kind::None.name(), BASE);
         assert_eq!(Kind::Path.name(), PATH);
         assert_eq!(Kind::EmptyPrograms.name(), EMPTY);
+        assert_eq!(Kind::NeededCalls.name(), CALLS);
         assert_eq!(Kind::Ours.name(), OURS);
     }
 

@@ -188,11 +188,12 @@ impl Bench {
     }
 
     /// Does what `--break` asks for.
-    fn break_one(&mut self, arms: &[Arm]) -> Result<()> {
+    fn break_one(&self, arms: &mut [Arm]) -> Result<()> {
         let Some(name) = &self.options.broken else {
             return Ok(());
         };
-        let broken: Vec<&Arm> = arms.iter().filter(|arm| arm.name == *name).collect();
+        let broken = arms.iter_mut().filter(|arm| arm.name == *name);
+        let broken: Vec<&mut Arm> = broken.collect();
         ensure!(!broken.is_empty(), "no arm {name} to break");
         broken.into_iter().try_for_each(Arm::break_it)
     }

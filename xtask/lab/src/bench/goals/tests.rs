@@ -26,36 +26,40 @@ fn a_record_that_misses_one() {
 }
 
 #[test]
-fn floors_are_of_programs_that_do_nothing() {
+fn floors_are_of_the_programs_that_they_are_called_by() {
     const NAMES: [&str; 3] = ["outbound connect", "connect program", "all programs"];
     let mut record = sample::record();
-    let floor = |record: &Record, name: &str| {
+    let floors = |record: &Record, name: &str| {
         let judged = judge(record).unwrap();
-        of(&judged, name).floor.clone()
+        let judged = of(&judged, name);
+        [&judged.empty, &judged.calls]
+            .map(|floor| floor.as_ref().map(|floor| floor.estimate.median))
     };
     for name in NAMES {
-        assert_eq!(floor(&record, name), None, "{name}");
+        assert_eq!(floors(&record, name), [None, None], "{name}");
     }
     let base = record.find(&record.cases()[0], BASE).unwrap().clone();
-    record.measurements.push(Measurement {
-        arm: EMPTY.into(),
-        ..base
-    });
-    let program = "connect4".to_owned();
-    for (what, value) in [
-        (Quantity::ProgramRun { program }, 60.0),
-        (Quantity::ProgramsPerConnection, 180.0),
-    ] {
-        record.findings.push(Finding {
-            what,
-            arm: EMPTY.into(),
-            at: None,
-            values: vec![value],
+    for (arm, run, all) in [(EMPTY, 60.0, 180.0), (CALLS, 110.0, 300.0)] {
+        record.measurements.push(Measurement {
+            arm: arm.into(),
+            ..base.clone()
         });
+        let program = "connect4".to_owned();
+        for (what, value) in [
+            (Quantity::ProgramRun { program }, run),
+            (Quantity::ProgramsPerConnection, all),
+        ] {
+            record.findings.push(Finding {
+                what,
+                arm: arm.into(),
+                at: None,
+                values: vec![value],
+            });
+        }
     }
-    let medians = NAMES.map(|name| floor(&record, name).unwrap().estimate.median);
-    assert_eq!(medians, [1.0, 60.0, 180.0]);
-    assert_eq!(floor(&record, "inbound connect"), None);
+    let found = NAMES.map(|name| floors(&record, name).map(Option::unwrap));
+    assert_eq!(found, [[1.0, 1.0], [60.0, 110.0], [180.0, 300.0]]);
+    assert_eq!(floors(&record, "inbound connect"), [None, None]);
 }
 
 /// Each goal is missed by a record made to miss it.

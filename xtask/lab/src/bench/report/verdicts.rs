@@ -20,19 +20,27 @@ pub(super) fn goals_table(record: &Record) -> Result<Vec<Block>> {
         .arm_names()
         .filter(|arm| arm.contains("iptables") || arm.contains("nftables"))
         .collect();
-    let head = ["goal", "limit", "measured", "verdict", "floor"];
+    let head = [
+        "goal",
+        "limit",
+        "measured",
+        "verdict",
+        "empty programs",
+        "needed calls",
+    ];
     let mut table = Table::new(head.into_iter().chain(compared.iter().copied()));
     for judged in &judged {
-        let measured = judged.measured.as_ref().map(measured_cell);
+        let cell = |measured: &Option<Measured>| {
+            let cell = measured.as_ref().map(measured_cell);
+            cell.unwrap_or_else(|| NOTHING.into())
+        };
         let mut row = vec![
             judged.goal.name.to_owned(),
             judged.limit(),
-            measured.unwrap_or_else(|| NOTHING.into()),
+            cell(&judged.measured),
             verdict(judged),
-            judged
-                .floor
-                .as_ref()
-                .map_or_else(|| NOTHING.into(), measured_cell),
+            cell(&judged.empty),
+            cell(&judged.calls),
         ];
         for arm in &compared {
             let other = judged.others.iter().find(|(name, _)| name == arm);
@@ -45,9 +53,10 @@ pub(super) fn goals_table(record: &Record) -> Result<Vec<Block>> {
     Ok(vec![
         Block::Heading("Goals".into()),
         Block::Text(
-            "Ratios are times per operation by those of no redirection. The floor is what of it no \
-             program of ours can change: that of connections that go the same way, with programs \
-             that do nothing in the same places."
+            "Ratios are times per operation by those of no redirection. What of it no program of ours \
+             can change stands beside it: that of connections that go the same way, with programs \
+             in the same places that do nothing, and with programs there that make the calls which \
+             no redirect can do without, and nothing else."
                 .into(),
         ),
         Block::Table(table),

@@ -32,7 +32,11 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
             let found = match &kind {
                 Kind::Ours => ours()?,
                 Kind::Rules(backend) => rules(*backend)?,
-                Kind::None | Kind::Path | Kind::EmptyPrograms | Kind::Further(_) => continue,
+                Kind::None
+                | Kind::Path
+                | Kind::EmptyPrograms
+                | Kind::NeededCalls
+                | Kind::Further(_) => continue,
             };
             bench.mention(&kind);
             for (what, took) in found {

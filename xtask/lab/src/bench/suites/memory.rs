@@ -58,7 +58,9 @@ fn pod(bench: &mut Bench, kind: &Kind) -> Result<()> {
             (Some(Loader::start(&pod, &["--netns", netns])?), None)
         }
         Kind::Rules(backend) => (None, Some(Installed::new(&pod, *backend, &[])?)),
-        Kind::None | Kind::Path | Kind::EmptyPrograms | Kind::Further(_) => return Ok(()),
+        Kind::None | Kind::Path | Kind::EmptyPrograms | Kind::NeededCalls | Kind::Further(_) => {
+            return Ok(());
+        }
     };
     bench.mention(kind);
     thread::sleep(SETTLE);

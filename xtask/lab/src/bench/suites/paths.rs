@@ -28,7 +28,7 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     processors(Cpus::Two)?;
     let mut kinds = bench.kinds();
     if bench.wants(Only::Connect) {
-        kinds.extend([Kind::Path, Kind::EmptyPrograms]);
+        kinds.extend([Kind::Path, Kind::EmptyPrograms, Kind::NeededCalls]);
     }
     let mut arms = Vec::new();
     for pod in 0..plan.pods {

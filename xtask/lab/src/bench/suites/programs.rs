@@ -24,7 +24,7 @@ pub(super) fn run(plan: &Plan, bench: &mut Bench) -> Result<()> {
     }
     let times = times(plan, 3, 21);
     // Whose programs the others run, nobody knows.
-    let kinds = [Kind::Ours, Kind::EmptyPrograms];
+    let kinds = [Kind::Ours, Kind::EmptyPrograms, Kind::NeededCalls];
     // All at once, as the pods of a node are: where the code of a program comes to lie makes its run up
     // to twice as long, and what is loaded anew into an empty place lies where it lay before.
     let arms: Result<Vec<_>> = (0..times)
