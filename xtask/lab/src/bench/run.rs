@@ -86,7 +86,7 @@ fn plan(options: &Options) -> Plan {
     // Each pod has a round to warm up.
     let (pods, rounds, millis) = match (options.rounds, options.quick) {
         (Some(rounds), _) => (1, rounds, 20),
-        (None, true) => (1, 8, 40),
+        (None, true) => (1, 8, 25),
         (None, false) => (4, 80, 75),
     };
     let time = SystemTime::now().duration_since(UNIX_EPOCH);
