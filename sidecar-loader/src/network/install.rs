@@ -12,8 +12,8 @@ use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6
 use super::{LO, Network, View, routes::RT_TABLE_LOCAL, view::RangeRoute};
 
 impl Network {
-    /// Adds what is missing or wrong: routes for the redirect's ranges with the pod's addresses as
-    /// source, and `::6`. Returns whether anything was changed.
+    /// Adds what is missing or wrong: routes for the redirect's ranges, with the stand-in as source for
+    /// IPv4 and the pod's address for IPv6, and `::6`. Returns whether anything was changed.
     pub async fn install(&mut self, view: &View, ipv6: bool) -> Result<bool> {
         let mut changed = false;
         // 127.128.0.0/10 is local without a route too; the route is for the source address.
