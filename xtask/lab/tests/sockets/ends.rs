@@ -14,7 +14,7 @@ use crate::{
 
 /// Whether the kernel has a connection between that port of the stand-in and somebody, and none between
 /// that port of the pod's address and anybody.
-fn comes_from_stand_in(process: &Agent, port: u16) -> Result<bool> {
+pub(crate) fn comes_from_stand_in(process: &Agent, port: u16) -> Result<bool> {
     let mut sockets = String::new();
     for table in ["tcp", "tcp6"] {
         sockets += &fs::read_to_string(format!("/proc/{}/net/{table}", process.pid()))?;
