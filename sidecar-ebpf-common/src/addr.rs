@@ -178,6 +178,16 @@ pub struct OrigDst {
 const _: () = assert!(size_of::<OrigDst>() == 24);
 
 impl OrigDst {
+    /// All zero: no destination, as it has no family.
+    pub const NONE: Self = Self {
+        ip: Ip {
+            family: Family(0),
+            words: [0; 4],
+        },
+        port: Port(0),
+        zero: 0,
+    };
+
     /// How many values [`OrigDst::hash`] has.
     pub const HASHES: usize = 1 << Self::HASH_BITS;
     const HASH_BITS: u32 = 9;
@@ -191,8 +201,8 @@ impl OrigDst {
     #[inline(always)]
     pub const fn hash(&self) -> usize {
         let [a, b, c, d] = self.ip.words();
-        let words = ((a ^ c) as u64) << 32 | (b ^ d ^ (self.port.0 as u32) << 8) as u64;
-        (words.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - Self::HASH_BITS)) as usize
+        let word = a ^ b ^ c ^ d ^ (self.port.0 as u32) << 8;
+        (word.wrapping_mul(0x9e37_79b1) >> (32 - Self::HASH_BITS)) as usize
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     lists::{IdList, PortLists},
     policy::{Policy, Switches},
     rule::{InboundRule, OutboundRule},
+    usual::{rarely, usually},
 };
 
 /// 127.0.0.6, which the proxy binds when it delivers inbound connections (Istio's
@@ -25,19 +26,20 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
     let (owner, proxy) = (socket.owner, socket.proxy());
     let switches = policy.switches.among(tables.features());
 
-    if !dst.is_v4() && !switches.has(Switches::IPV6) {
+    if rarely(!dst.is_v4()) && !switches.has(Switches::IPV6) {
         return OutboundRule::NoIpv6Rules;
     }
-    let to_lo = flow.is_to_lo(tables);
-    if switches.has(Switches::INTERFACES) && policy.excludes(flow.leaves_by(to_lo, tables)) {
+    let to_lo = rarely(flow.is_to_lo(tables));
+    if rarely(switches.has(Switches::INTERFACES)) && policy.excludes(flow.leaves_by(to_lo, tables))
+    {
         return OutboundRule::ExcludedInterface;
     }
-    let lists = if switches.has(Switches::OUTBOUND_PORTS) {
+    let lists = if rarely(switches.has(Switches::OUTBOUND_PORTS)) {
         tables.port_lists(port)
     } else {
         PortLists::NONE
     };
-    if lists.has(PortLists::OUTBOUND_EXCLUDED) {
+    if rarely(lists.has(PortLists::OUTBOUND_EXCLUDED)) {
         return OutboundRule::ExcludedPort;
     }
     if to_lo && is_passthrough(flow.known_source(to_lo), &dst) {
@@ -56,13 +58,13 @@ pub fn decide_outbound(policy: &Policy, flow: &Outbound, tables: &impl Tables) -
         OwnerMatch::Proxy => return OutboundRule::ProxyByGid,
         OwnerMatch::None => {}
     }
-    if switches.has(Switches::GROUPS_EXCLUDED) && policy.groups.contains(owner.gid) {
+    if rarely(switches.has(Switches::GROUPS_EXCLUDED)) && policy.groups.contains(owner.gid) {
         return OutboundRule::ExcludedGroup;
     }
-    if switches.has(Switches::GROUPS_INCLUDED) && !policy.groups.contains(owner.gid) {
+    if rarely(switches.has(Switches::GROUPS_INCLUDED)) && !policy.groups.contains(owner.gid) {
         return OutboundRule::NotIncludedGroup;
     }
-    if captures_dns(switches, &dst, port, tables) {
+    if rarely(captures_dns(switches, &dst, port, tables)) {
         return OutboundRule::Dns;
     }
     captured_destination(policy, switches, flow, lists, tables)
@@ -78,20 +80,20 @@ fn captured_destination(
     tables: &impl Tables,
 ) -> OutboundRule {
     let dst = &flow.dst.ip;
-    if policy.loopback.contains(dst) {
+    if rarely(policy.loopback.contains(dst)) {
         return OutboundRule::Localhost;
     }
-    if switches.has(Switches::OUTBOUND_EXCLUDED_RANGES) && tables.is_excluded(dst) {
+    if rarely(switches.has(Switches::OUTBOUND_EXCLUDED_RANGES)) && tables.is_excluded(dst) {
         return OutboundRule::ExcludedRange;
     }
     // `ISTIO_REDIRECT` holds a rule for TCP only.
-    if flow.socket.protocol == Protocol::Udp {
+    if rarely(flow.socket.protocol == Protocol::Udp) {
         return OutboundRule::EndOfChain;
     }
-    if lists.has(PortLists::OUTBOUND_INCLUDED) {
+    if rarely(lists.has(PortLists::OUTBOUND_INCLUDED)) {
         return OutboundRule::IncludedPort;
     }
-    if switches.has(Switches::OUTBOUND_ALL) {
+    if usually(switches.has(Switches::OUTBOUND_ALL)) {
         return OutboundRule::Everything;
     }
     if switches.has(Switches::OUTBOUND_RANGES) && tables.is_included(dst) {
@@ -213,14 +215,14 @@ struct OwnerBlock {
 impl OwnerBlock {
     #[inline(always)]
     fn walk<const N: usize>(&self, ids: &IdList<N>, id: u32) -> OwnerMatch {
-        let is_proxy = if self.returns {
+        let is_proxy = if rarely(self.returns) {
             match ids.first() {
                 Some(first) if first == id => true,
                 Some(_) => return OwnerMatch::LocalOfAnother,
                 None => false,
             }
         } else {
-            ids.contains(id)
+            rarely(ids.contains(id))
         };
         match (is_proxy, self.to_own_pod) {
             (true, true) => OwnerMatch::OwnPod,

@@ -7,6 +7,7 @@ use crate::{
     interface::Interface,
     lists::PortLists,
     policy::Switches,
+    usual::{rarely, usually},
 };
 
 /// Who owns a socket, in the numbering of the initial user namespace.
@@ -96,13 +97,11 @@ impl Outbound {
     #[inline(always)]
     pub fn is_to_lo(&self, tables: &impl Tables) -> bool {
         let dst = &self.dst.ip;
-        match self.socket.device {
-            Interface::NONE => dst.is_loopback() || tables.is_own(dst),
-            Interface::LO => true,
-            device => {
-                cold_path();
-                !dst.is_loopback() && device == tables.interface_with(dst)
-            }
+        let device = self.socket.device;
+        if usually(device == Interface::NONE) {
+            rarely(dst.is_loopback()) || tables.is_own(dst)
+        } else {
+            device == Interface::LO || !dst.is_loopback() && device == tables.interface_with(dst)
         }
     }
 

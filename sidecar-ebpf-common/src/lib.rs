@@ -11,7 +11,8 @@
 //! 6. [`counter`]: what is counted, and where in the counter map;
 //! 7. [`maps`]: names and capacities of the maps;
 //! 8. [`listen`]: what the programs tell of the proxy's listening sockets;
-//! 9. [`owner`]: where the kernel keeps the owner of a socket.
+//! 9. [`owner`]: where the kernel keeps the owner of a socket;
+//! 10. [`usual`]: which way is usual, for the compiler.
 //!
 //! Every type that lies in a map is `repr(C)` without implicit padding, and its size is asserted
 //! beside it. Multi-byte addresses are in network byte order, ports in host byte order.
@@ -32,6 +33,7 @@ pub mod owner;
 mod pod;
 pub mod policy;
 pub mod rule;
+pub mod usual;
 
 /// Changes whenever the meaning or the layout of anything in a map changes.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;

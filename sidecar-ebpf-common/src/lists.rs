@@ -1,8 +1,9 @@
 //! Lists of ids and of ports, as the hooks read them.
 
-use core::hint::cold_path;
-
-use crate::addr::Port;
+use crate::{
+    addr::Port,
+    usual::{rarely, usually},
+};
 
 /// How many user or group ids of the proxy one list may hold. Istio itself writes one.
 pub const MAX_IDS: usize = 16;
@@ -66,15 +67,14 @@ impl<const N: usize> IdList<N> {
 
     #[inline(always)]
     pub fn contains(&self, id: u32) -> bool {
-        match self.first() {
-            None => false,
-            Some(first) if first == id => true,
+        if rarely(self.ids[0] == id) {
+            // Where there is none, the place of the first one is empty.
+            self.len != 0
+        } else if usually(self.len <= 1) {
             // Nearly every list has one entry.
-            Some(_) if self.len == 1 => false,
-            Some(_) => {
-                cold_path();
-                self.iter().any(|listed| listed == id)
-            }
+            false
+        } else {
+            self.iter().any(|listed| listed == id)
         }
     }
 }

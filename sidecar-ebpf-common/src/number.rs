@@ -10,8 +10,8 @@
 //!
 //! Two rules keep a number that is in use from being taken away:
 //!
-//! * a destination whose number is more than half a ring old gets a new one at its next connection,
-//!   so popular destinations never stand where slots are about to be reused;
+//! * a destination whose number is more than half a ring old gets a new one at its next connection in
+//!   another tick, so popular destinations never stand where slots are about to be reused;
 //! * a slot is reused only if its number was last handed out at least [`Policy::hold`] ticks ago.
 //!   If it was not, the table counts as full and the connection is refused.
 //!
@@ -217,6 +217,12 @@ impl Tenant {
         }
     }
 
+    /// Whether somebody is writing the slot.
+    #[inline(always)]
+    pub const fn is_claimed(&self) -> bool {
+        self.tagged == Self::CLAIMED.tagged
+    }
+
     /// Whether another destination may have the slot.
     #[inline(always)]
     pub const fn may_go(&self, now: Tick, hold: u32) -> bool {
@@ -234,15 +240,25 @@ pub struct Destination {
 
 const _: () = assert!(size_of::<Destination>() == 32);
 
-/// What has been handed out, side by side: one page for the processor to find.
+impl Destination {
+    /// What a new map holds.
+    pub const EMPTY: Self = Self {
+        tenant: Tenant::EMPTY,
+        dst: OrigDst::NONE,
+    };
+}
+
+/// What has been handed out.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Dealt {
+    /// The destination that was last asked for of those with this [`OrigDst::hash`]: a copy of its
+    /// slot. What was handed out in this tick is reserved, whatever else happens, so it may be handed
+    /// out again without a look at the slot: a few instructions, where a look into a hash map takes
+    /// two calls.
+    pub recent: [Destination; OrigDst::HASHES],
     /// How many numbers.
     pub handed_out: u64,
-    /// The number that was last found for a destination with this [`OrigDst::hash`]. A look here
-    /// takes a few instructions, one into a hash map two calls; only a guess, which the slot confirms.
-    pub recent: [Number; OrigDst::HASHES],
 }
 
-const _: () = assert!(size_of::<Dealt>() == 8 + 4 * OrigDst::HASHES);
+const _: () = assert!(size_of::<Dealt>() == 32 * OrigDst::HASHES + 8);

@@ -6,6 +6,7 @@ use crate::{
     addr::{Ip, Port},
     interface::Interface,
     lists::{Groups, Ids, Interfaces},
+    usual::{rarely, usually},
 };
 
 /// A set of [`Policy`] switches.
@@ -110,7 +111,7 @@ pub struct Policy {
     pub proxy_cgroup: ProxyCgroup,
 }
 
-const _: () = assert!(size_of::<Policy>() == 584);
+const _: () = assert!(size_of::<Policy>() == 568);
 
 /// Which sockets of the cgroup the policy is for, by the cookie of their network namespace.
 #[repr(C)]
@@ -142,7 +143,7 @@ impl Scope {
     #[inline(always)]
     pub const fn covers(&self, cookie: u64) -> bool {
         // No namespace has the cookie 0.
-        cookie == self.pod || self.pod == 0 && cookie != self.spared
+        usually(cookie == self.pod) || self.pod == 0 && cookie != self.spared
     }
 
     #[inline(always)]
@@ -216,7 +217,10 @@ impl Own {
     #[inline(always)]
     pub fn contains(&self, ip: &Ip) -> bool {
         let asked = ip.words()[0];
-        self.0[0] == asked || self.0[1] == asked || self.0[2] == asked || self.0[3] == asked
+        rarely(self.0[0] == asked)
+            || rarely(self.0[1] == asked)
+            || rarely(self.0[2] == asked)
+            || rarely(self.0[3] == asked)
     }
 }
 
@@ -225,15 +229,29 @@ impl Own {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sources {
-    pub v4: Ip,
-    pub v6: Ip,
+    v4: u32,
+    v6: Ip,
 }
 
 impl Sources {
-    pub const NONE: Self = Self {
-        v4: Ip::UNSPECIFIED_V4,
-        v6: Ip::UNSPECIFIED_V6,
-    };
+    pub const NONE: Self = Self::new(Ipv4Addr::UNSPECIFIED, Ip::UNSPECIFIED_V6);
+
+    pub const fn new(v4: Ipv4Addr, v6: Ip) -> Self {
+        Self {
+            v4: v4.to_bits().to_be(),
+            v6,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn v4(&self) -> Ip {
+        Ip::from_v4_word(self.v4)
+    }
+
+    #[inline(always)]
+    pub const fn v6(&self) -> Ip {
+        self.v6
+    }
 }
 
 /// The cgroup of the proxy's container, if it is told by that too. Zero otherwise.

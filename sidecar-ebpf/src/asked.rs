@@ -23,13 +23,12 @@ pub(crate) fn may_be_captured() -> bool {
 /// The server whose answers come from the agent's own address.
 #[inline(always)]
 pub(crate) fn server(ctx: &SockAddr) -> Option<OrigDst> {
-    let socket = ctx.socket()?;
     // SAFETY: the map is a socket storage, the socket comes from the context. A value found lives
     // as long as the socket; torn if another thread asks with the same socket at the same time.
     unsafe {
         let asked = bpf_sk_storage_get(
             (&raw const ASKED).cast_mut().cast(),
-            socket.cast_mut().cast(),
+            ctx.socket().ptr().cast(),
             core::ptr::null_mut(),
             0,
         )
@@ -42,16 +41,13 @@ pub(crate) fn server(ctx: &SockAddr) -> Option<OrigDst> {
 #[inline(always)]
 #[must_use]
 pub(crate) fn remember(ctx: &SockAddr, server: &OrigDst) -> bool {
-    let Some(socket) = ctx.socket() else {
-        return false;
-    };
     let mut value = *server;
     // SAFETY: the map is a socket storage, the socket comes from the context, and the value has the
     // size of the map's values.
     unsafe {
         let asked = bpf_sk_storage_get(
             (&raw const ASKED).cast_mut().cast(),
-            socket.cast_mut().cast(),
+            ctx.socket().ptr().cast(),
             (&raw mut value).cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
@@ -67,13 +63,11 @@ pub(crate) fn remember(ctx: &SockAddr, server: &OrigDst) -> bool {
 
 #[inline(always)]
 pub(crate) fn forget(ctx: &SockAddr) {
-    if let Some(socket) = ctx.socket() {
-        // SAFETY: the map is a socket storage, the socket comes from the context.
-        unsafe {
-            bpf_sk_storage_delete(
-                (&raw const ASKED).cast_mut().cast(),
-                socket.cast_mut().cast(),
-            );
-        }
+    // SAFETY: the map is a socket storage, the socket comes from the context.
+    unsafe {
+        bpf_sk_storage_delete(
+            (&raw const ASKED).cast_mut().cast(),
+            ctx.socket().ptr().cast(),
+        );
     }
 }

@@ -8,6 +8,7 @@ use sidecar_ebpf_common::{
     counter::Reason,
     number::{Destination, Number, Rewritten, Tenant, Tick},
     policy::Policy,
+    usual::usually,
 };
 
 use crate::{
@@ -20,33 +21,54 @@ use crate::{
 #[inline(always)]
 pub(crate) fn number_for(policy: &Policy, dst: OrigDst) -> Result<Number, Reason> {
     let now = clock::now();
-    let handed_out = maps::handed_out();
-    let hash = dst.hash();
-    if let Some(recent) = recent(policy, dst, hash)
-        && !recent.number.is_old(handed_out, policy.ring_mask)
-    {
-        return Ok(recent.hand_out(now));
+    let recent = Slot::recent(dst.hash());
+    match handed_out_now(&recent, dst, now) {
+        Some(number) => Ok(number),
+        None => hand_out(policy, dst, &recent, now),
     }
-    let number = search(policy, &dst, now, handed_out)?;
-    maps::set_recent(hash, number);
+}
+
+/// The number of a destination that has been asked for in this tick.
+#[inline(always)]
+fn handed_out_now(recent: &Slot, dst: OrigDst, now: Tick) -> Option<Number> {
+    let tenant = recent.tenant();
+    let is_it = usually(tenant.last_used == now)
+        && recent.holds(dst)
+        && usually(recent.tenant().eq(&tenant));
+    if is_it { tenant.number() } else { None }
+}
+
+/// The same for a destination that has not been asked for in this tick, or not of late. Its copy, so that
+/// only here it lies in memory.
+#[inline(always)]
+fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<Number, Reason> {
+    cold_path();
+    let asked = dst;
+    let number = search(policy, &asked, now)?;
+    let tenant = recent.tenant();
+    if !tenant.is_claimed() && recent.claim(tenant) {
+        recent.write(&Destination {
+            tenant: Tenant::new(number, now),
+            dst: asked,
+        });
+    }
     Ok(number)
 }
 
-/// The same for a destination that has not been asked for of late.
 #[inline(always)]
-fn search(policy: &Policy, dst: &OrigDst, now: Tick, handed_out: u64) -> Result<Number, Reason> {
-    cold_path();
+fn search(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
     let known = known(policy, dst);
     if let Some(known) = &known
-        && !known.number.is_old(handed_out, policy.ring_mask)
+        && !known.number.is_old(maps::handed_out(), policy.ring_mask)
+        && known.reserve(now)
     {
-        return Ok(known.hand_out(now));
+        return Ok(known.number);
     }
     match (allocate(policy, dst, now), known) {
         (Ok(number), _) => Ok(number),
         // An old number is as good as a new one until its slot is reused, and using it defers that.
-        (Err(_), Some(known)) => Ok(known.hand_out(now)),
-        (Err(reason), None) => Err(reason),
+        (Err(_), Some(known)) if known.reserve(now) => Ok(known.number),
+        (Err(reason), _) => Err(reason),
     }
 }
 
@@ -72,29 +94,17 @@ struct Known {
 }
 
 impl Known {
-    /// Reserves the number anew. The clock ticks once a second, so a busy destination's slot is
-    /// rarely written and stays shared between CPUs.
+    /// Reserves the number anew; fails if another destination has got the slot meanwhile. Afterwards
+    /// nobody gets it: whoever has seen an earlier use cannot claim it any more. The clock ticks once a
+    /// second, so a busy destination's slot is rarely written and stays shared between CPUs.
     #[inline(always)]
-    fn hand_out(&self, now: Tick) -> Number {
-        if self.last_used != now {
-            self.slot.touch(now);
+    fn reserve(&self, now: Tick) -> bool {
+        if self.last_used == now {
+            return true;
         }
-        self.number
+        self.slot.touch(now);
+        self.slot.tenant().is(self.number)
     }
-}
-
-/// What the destinations that were asked for last say. Only a guess until the slot has confirmed it.
-#[inline(always)]
-fn recent(policy: &Policy, dst: OrigDst, hash: usize) -> Option<Known> {
-    let number = maps::recent(hash);
-    let slot = Slot::at(number.slot(policy.ring_mask))?;
-    let before = slot.tenant();
-    let is_it = before.is(number) && slot.holds(dst) && slot.tenant().is(number);
-    is_it.then_some(Known {
-        number,
-        slot,
-        last_used: before.last_used,
-    })
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! What the programs are loaded for.
 #![expect(unsafe_code, reason = "the loader finds a static by its name")]
 
-use sidecar_ebpf_common::policy::{Policy, Switches};
+use sidecar_ebpf_common::policy::Switches;
 
 /// The switches that may ever be on. Constant for the verifier, because the loader writes it before:
 /// it removes the code of the others before it compiles the rest, so that they cost neither time,
@@ -16,8 +16,18 @@ pub(crate) fn all() -> Switches {
     unsafe { (&raw const FEATURES).read_volatile() }
 }
 
-/// Whether the switch is on.
+/// All that most pods have. The verifier removes branches, not what was computed for them; so what every
+/// connection runs is there twice, once for these, of which the compiler knows. The verifier removes one.
+pub(crate) const PLAIN: Switches = Switches::IPV6
+    .with(Switches::OUTBOUND_ALL)
+    .with(Switches::INBOUND_ALL)
+    .with(Switches::INBOUND_PORTS)
+    .with(Switches::IPV6_ROUTE)
+    .with(Switches::SOURCES)
+    .with(Switches::OWN_LISTED);
+
+/// Whether there are no features but [`PLAIN`] ones.
 #[inline(always)]
-pub(crate) fn has(policy: &Policy, switch: Switches) -> bool {
-    policy.switches.among(all()).has(switch)
+pub(crate) fn are_plain() -> bool {
+    PLAIN.has(all())
 }

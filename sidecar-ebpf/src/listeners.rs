@@ -18,7 +18,7 @@ use sidecar_ebpf_common::{
     maps::Listeners,
 };
 
-use crate::ctx::{self, AF_INET6};
+use crate::ctx::Sock;
 
 /// Values have eight bytes, so that user space may look: it is told the socket's cookie
 /// (`sock_map_lookup_sys`, net/core/sock_map.c; Linux 5.6).
@@ -133,25 +133,19 @@ fn assign_slot(lookup: &SkLookupContext, dst: &Ip, slot: u32, from: From) -> boo
     // SAFETY: `socket` is a referenced socket. A listener of the wrong family is refused with
     // EAFNOSUPPORT (`bpf_sk_lookup_assign`, net/core/filter.c).
     unsafe {
-        let assigned =
-            accepts(socket, dst, from) && bpf_sk_assign(lookup.as_ptr(), socket.cast(), 0) == 0;
+        let assigned = accepts(Sock::new(socket), dst, from)
+            && bpf_sk_assign(lookup.as_ptr(), socket.cast(), 0) == 0;
         bpf_sk_release(socket.cast());
         assigned
     }
 }
 
-/// # Safety
-///
-/// `socket` must be a socket that the verifier knows.
 #[inline(always)]
-unsafe fn accepts(socket: *const bpf_sock, dst: &Ip, from: From) -> bool {
-    // SAFETY: the caller's promise.
-    let bound = unsafe {
-        if ctx::sock_family(socket) == AF_INET6 {
-            Ip::from_v6_words(ctx::sock_src_ip6(socket))
-        } else {
-            Ip::from_v4_word(ctx::sock_src_ip4(socket))
-        }
+fn accepts(socket: Sock, dst: &Ip, from: From) -> bool {
+    let bound = if socket.is_v6() {
+        socket.source_v6()
+    } else {
+        socket.source_v4()
     };
     match from {
         From::Pod if dst.is_v4() => bound.is_unspecified() || bound == Ip::LOOPBACK_V4,

@@ -20,9 +20,10 @@ use sidecar_ebpf_common::{
     maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},
     number::{Dealt, Destination, Number, Tenant, Tick},
     policy::{Policy, Switches},
+    usual::usually,
 };
 
-use crate::{atomic, features};
+use crate::atomic;
 
 /// A global is a map too, of one value, but its address is known when the program is loaded: nothing
 /// is looked up.
@@ -49,8 +50,8 @@ static NUMBERS: HashMap<OrigDst, Number> =
 static DESTINATIONS: Array<Destination> = Array::with_max_entries(DEFAULT_DESTINATIONS, 0);
 #[unsafe(link_section = ".data.numbers")]
 static mut DEALT: Dealt = Dealt {
+    recent: [Destination::EMPTY; OrigDst::HASHES],
     handed_out: 0,
-    recent: [Number::FIRST; OrigDst::HASHES],
 };
 #[map]
 static UNREGISTERED: Array<u32> = Array::with_max_entries(Listeners::ALL.len() as u32, 0);
@@ -83,12 +84,15 @@ pub(crate) fn increment(index: u32) {
 }
 
 /// What the decision looks up, in maps.
-pub(crate) struct Maps(pub(crate) &'static Policy);
+pub(crate) struct Maps {
+    pub(crate) policy: &'static Policy,
+    pub(crate) features: Switches,
+}
 
 impl Tables for Maps {
     #[inline(always)]
     fn features(&self) -> Switches {
-        features::all()
+        self.features
     }
 
     #[inline(always)]
@@ -110,14 +114,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_dns_server(&self, ip: &Ip) -> bool {
+        // A copy, so that an address that is not looked up need not lie in memory.
+        let ip = *ip;
         // SAFETY: the value is not looked at.
         unsafe { DNS_SERVERS.get(ip) }.is_some()
     }
 
     #[inline(always)]
     fn is_own(&self, ip: &Ip) -> bool {
-        if ip.is_v4() && self.0.switches.has(Switches::OWN_LISTED) {
-            self.0.own.contains(ip)
+        if usually(ip.is_v4()) && usually(self.policy.switches.has(Switches::OWN_LISTED)) {
+            self.policy.own.contains(ip)
         } else {
             cold_path();
             self.interface_with(ip) != Interface::NONE
@@ -168,27 +174,6 @@ pub(crate) fn number_of(dst: &OrigDst) -> Option<Number> {
     unsafe { NUMBERS.get(dst) }.copied()
 }
 
-/// The number that was last found for a destination with this hash; the first of all if none was.
-#[inline(always)]
-pub(crate) fn recent(hash: usize) -> Number {
-    // SAFETY: a hash is below the length, and numbers are four aligned bytes, read and written whole.
-    unsafe {
-        global((&raw mut DEALT.recent).cast::<Number>())
-            .add(hash)
-            .read_volatile()
-    }
-}
-
-#[inline(always)]
-pub(crate) fn set_recent(hash: usize, number: Number) {
-    // SAFETY: as above.
-    unsafe {
-        global((&raw mut DEALT.recent).cast::<Number>())
-            .add(hash)
-            .write_volatile(number);
-    }
-}
-
 /// Remembers the number for later connections. Failure costs a number next time, nothing else.
 #[inline(always)]
 pub(crate) fn remember(dst: &OrigDst, number: Number) {
@@ -200,7 +185,8 @@ pub(crate) fn forget(dst: &OrigDst) {
     let _: Result<(), i32> = NUMBERS.remove(dst);
 }
 
-/// A slot of the ring. Any CPU may read it at any time; only one that has claimed it writes it.
+/// A slot of the ring, or its copy. Any CPU may read it at any time; only one that has claimed it
+/// writes it.
 pub(crate) struct Slot(*mut Destination);
 
 impl Slot {
@@ -209,9 +195,16 @@ impl Slot {
         DESTINATIONS.get_ptr_mut(index).map(Self)
     }
 
+    /// The copy of the slot that was last asked for of those with this hash.
+    #[inline(always)]
+    pub(crate) fn recent(hash: usize) -> Self {
+        // SAFETY: a hash is below the length.
+        Self(unsafe { global((&raw mut DEALT.recent).cast::<Destination>()).add(hash) })
+    }
+
     #[inline(always)]
     pub(crate) fn tenant(&self) -> Tenant {
-        // SAFETY: the pointer comes from a map lookup; eight aligned bytes without padding are read at
+        // SAFETY: the pointer is a slot's; eight aligned bytes without padding are read at
         // once.
         unsafe {
             let word = (&raw const (*self.0).tenant).cast::<u64>().read_volatile();
@@ -223,7 +216,7 @@ impl Slot {
     /// and after tells.
     #[inline(always)]
     pub(crate) fn dst(&self) -> OrigDst {
-        // SAFETY: the pointer comes from a map lookup; every bit pattern is a value.
+        // SAFETY: the pointer is a slot's; every bit pattern is a value.
         unsafe { core::mem::transmute::<[u64; 3], OrigDst>(self.dst_words()) }
     }
 
@@ -233,12 +226,14 @@ impl Slot {
         let there = self.dst_words();
         // SAFETY: 24 bytes without padding.
         let wanted: [u64; 3] = unsafe { core::mem::transmute(dst) };
-        there[0] == wanted[0] && there[1] == wanted[1] && there[2] == wanted[2]
+        usually(there[0] == wanted[0])
+            && usually(there[1] == wanted[1])
+            && usually(there[2] == wanted[2])
     }
 
     #[inline(always)]
     fn dst_words(&self) -> [u64; 3] {
-        // SAFETY: the pointer comes from a map lookup; 24 bytes without padding, eight-byte aligned.
+        // SAFETY: the pointer is a slot's; 24 bytes without padding, eight-byte aligned.
         unsafe {
             (&raw const (*self.0).dst)
                 .cast::<[u64; 3]>()
@@ -248,7 +243,7 @@ impl Slot {
 
     #[inline(always)]
     pub(crate) fn touch(&self, now: Tick) {
-        // SAFETY: the pointer comes from a map lookup; the field is four aligned bytes.
+        // SAFETY: the pointer is a slot's; the field is four aligned bytes.
         unsafe { (&raw mut (*self.0).tenant.last_used).write_volatile(now) }
     }
 
@@ -257,7 +252,7 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn claim(&self, seen: Tenant) -> bool {
         let (seen, claimed) = (word(seen), word(Tenant::CLAIMED));
-        // SAFETY: the pointer comes from a map lookup; the tenant is eight aligned bytes.
+        // SAFETY: the pointer is a slot's; the tenant is eight aligned bytes.
         unsafe {
             atomic::compare_exchange((&raw mut (*self.0).tenant).cast(), seen, claimed) == seen
         }
@@ -266,7 +261,7 @@ impl Slot {
     /// Only after [`Slot::claim`].
     #[inline(always)]
     pub(crate) fn write(&self, destination: &Destination) {
-        // SAFETY: the pointer comes from a map lookup; nobody else writes a claimed slot.
+        // SAFETY: the pointer is a slot's; nobody else writes a claimed slot.
         unsafe {
             (&raw mut (*self.0).dst).write_volatile(destination.dst);
             (&raw mut (*self.0).tenant).write_volatile(destination.tenant);

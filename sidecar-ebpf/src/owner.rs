@@ -13,9 +13,10 @@ use sidecar_ebpf_common::{
     facts::{Caller, Owner, Protocol},
     owner::CredentialOffsets,
     policy::{Policy, Switches},
+    usual::rarely,
 };
 
-use crate::{ctx::SockAddr, features, probe};
+use crate::{ctx::Sock, probe};
 
 /// Where the kernel keeps them; the loader finds out from the kernel's type information. Constant
 /// for the verifier, so the branch that is not taken is not even checked.
@@ -25,7 +26,7 @@ static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
 /// The owner of the socket that connects or sends. Without type information the real user and group
 /// of the task. A socket of the kernel itself has no file and is nobody's.
 #[inline(always)]
-pub(crate) fn of(ctx: &SockAddr, protocol: Protocol) -> Owner {
+pub(crate) fn of(socket: Sock, protocol: Protocol) -> Owner {
     // SAFETY: an aligned static; volatile, because the loader replaces the value.
     let offsets = unsafe { (&raw const CREDENTIAL_OFFSETS).read_volatile() };
     if !offsets.are_known() {
@@ -36,15 +37,13 @@ pub(crate) fn of(ctx: &SockAddr, protocol: Protocol) -> Owner {
             gid: (ids >> 32) as u32,
         };
     }
-    let Some(socket) = ctx.socket() else {
-        return Owner::NOBODY;
-    };
-    if protocol == Protocol::Udp {
+    let socket = socket.ptr();
+    if rarely(protocol == Protocol::Udp) {
         return probe::follow(socket, &offsets).unwrap_or(Owner::NOBODY);
     }
     // SAFETY: a socket from the context; the helper answers null for one that is not TCP.
-    let socket = unsafe { bpf_skc_to_tcp_sock(socket.cast_mut().cast()) };
-    if socket.is_null() {
+    let socket = unsafe { bpf_skc_to_tcp_sock(socket.cast()) };
+    if rarely(socket.is_null()) {
         return Owner::NOBODY;
     }
     follow(socket.cast(), &offsets).unwrap_or(Owner::NOBODY)
@@ -52,8 +51,8 @@ pub(crate) fn of(ctx: &SockAddr, protocol: Protocol) -> Owner {
 
 /// Whether the process that connects may be the proxy, where the proxy is told by its cgroup too.
 #[inline(always)]
-pub(crate) fn caller(policy: &Policy) -> Caller {
-    if !features::has(policy, Switches::PROXY_CGROUP) {
+pub(crate) fn caller(policy: &Policy, features: Switches) -> Caller {
+    if !policy.switches.among(features).has(Switches::PROXY_CGROUP) {
         return Caller::MayBeProxy;
     }
     let proxy = &policy.proxy_cgroup;
@@ -76,7 +75,7 @@ fn follow(sock: *const u8, offsets: &CredentialOffsets) -> Option<Owner> {
     let socket = pointer(sock, offsets.sock_sk_socket);
     let file = pointer(socket, offsets.socket_file);
     let cred = pointer(file, offsets.file_f_cred);
-    if cred.is_null() {
+    if rarely(cred.is_null()) {
         return None;
     }
     let ids = cred.wrapping_add(offsets.cred_fsuid as usize).cast::<u32>();

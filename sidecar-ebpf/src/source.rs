@@ -11,6 +11,7 @@ use sidecar_ebpf_common::{
     interface::Interface,
     number::STAND_IN,
     policy::{Policy, Switches},
+    usual::rarely,
 };
 
 use crate::{ctx::SockAddr, features, maps};
@@ -20,8 +21,8 @@ use crate::{ctx::SockAddr, features, maps};
 ///
 /// Looks nothing up for a destination outside the pod unless the policy says that sources differ.
 #[inline(always)]
-pub(crate) fn for_destination(policy: &Policy, dst: &Ip) -> Option<Ip> {
-    let source = right_source(policy, dst)?;
+pub(crate) fn for_destination(policy: &Policy, features: Switches, dst: &Ip) -> Option<Ip> {
+    let source = right_source(policy, features, dst)?;
     if source == usual(policy, dst) || source.is_unspecified() {
         None
     } else {
@@ -32,7 +33,7 @@ pub(crate) fn for_destination(policy: &Policy, dst: &Ip) -> Option<Ip> {
 /// The source towards `dst`; `None` if it is not known.
 #[inline(always)]
 pub(crate) fn towards(policy: &Policy, dst: &Ip) -> Option<Ip> {
-    let source = right_source(policy, dst).unwrap_or(usual(policy, dst));
+    let source = right_source(policy, features::all(), dst).unwrap_or(usual(policy, dst));
     (!source.is_unspecified()).then_some(source)
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn behind(ctx: &SockAddr, ip: &Ip) -> Option<Ip> {
         return None;
     }
     let policy = maps::policy();
-    let source = policy.sources.v4;
+    let source = policy.sources.v4();
     let is_known = policy.scope.covers(ctx.netns_cookie()) && !source.is_unspecified();
     is_known.then_some(source)
 }
@@ -52,15 +53,15 @@ pub(crate) fn behind(ctx: &SockAddr, ip: &Ip) -> Option<Ip> {
 #[inline(always)]
 fn usual(policy: &Policy, dst: &Ip) -> Ip {
     if dst.is_v4() {
-        policy.sources.v4
+        policy.sources.v4()
     } else {
-        policy.sources.v6
+        policy.sources.v6()
     }
 }
 
 #[inline(always)]
-fn right_source(policy: &Policy, dst: &Ip) -> Option<Ip> {
-    if dst.is_loopback() {
+fn right_source(policy: &Policy, features: Switches, dst: &Ip) -> Option<Ip> {
+    if rarely(dst.is_loopback()) {
         // All of 127.0.0.0/8 is one local route, with 127.0.0.1 as source.
         return Some(if dst.is_v4() { Ip::LOOPBACK_V4 } else { *dst });
     }
@@ -69,7 +70,7 @@ fn right_source(policy: &Policy, dst: &Ip) -> Option<Ip> {
         return Some(*dst);
     }
     // Where sources differ, the map has the pod's own addresses too.
-    if features::has(policy, Switches::SOURCES) {
+    if rarely(policy.switches.among(features).has(Switches::SOURCES)) {
         let route = maps::route_to(dst)?;
         let is_its_own = route.source.is_unspecified() && route.interface == Interface::LO;
         return Some(if is_its_own { *dst } else { route.source });

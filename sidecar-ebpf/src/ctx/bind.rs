@@ -7,7 +7,7 @@
 use aya_ebpf::{bindings::sockaddr, helpers::bpf_bind};
 use sidecar_ebpf_common::addr::Ip;
 
-use super::{AF_INET, AF_INET6, SockAddr, sock_family};
+use super::{AF_INET, AF_INET6, SockAddr};
 
 /// `struct sockaddr_in`.
 #[repr(C)]
@@ -37,12 +37,8 @@ impl SockAddr {
     /// is not told, because nothing follows from it.
     #[inline(always)]
     pub(crate) fn bind_v4(&self, source: &Ip) {
-        let is_v6 = self.socket().is_some_and(|socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            unsafe { sock_family(socket) == AF_INET6 }
-        });
         // An AF_INET6 socket may be given an AF_INET address.
-        if is_v6 {
+        if self.socket().is_v6() {
             self.bind_v6(source);
             return;
         }

@@ -9,10 +9,7 @@ use sidecar_ebpf_common::{
     facts::Source,
 };
 
-use super::{IPPROTO_UDP, SockAddr, field, sock_addr::bound, words};
-
-/// The state of a UDP socket that is connected (include/net/tcp_states.h).
-const TCP_ESTABLISHED: u32 = 1;
+use super::{IPPROTO_UDP, SockAddr, field, sock::bound, words};
 
 impl SockAddr {
     /// UDP-Lite is another protocol, to the rules too.
@@ -57,36 +54,24 @@ impl SockAddr {
     /// Whether the socket hears one peer only.
     #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
-        self.socket().is_some_and(|socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            unsafe { field!(socket, state) == TCP_ESTABLISHED }
-        })
+        self.socket().is_connected()
     }
 
     /// Whether the socket is connected to that address, as the kernel knows it.
     #[inline(always)]
     pub(crate) fn is_connected_to(&self, peer: &OrigDst) -> bool {
-        self.is_connected()
-            && self.socket().is_some_and(|socket| {
-                // SAFETY: `socket` comes from the context and is not null.
-                let (ip, port) = unsafe {
-                    let ip = if peer.ip.is_v4() {
-                        Ip::from_v4_word(field!(socket, dst_ip4))
-                    } else {
-                        Ip::from_v6_words(words!(socket, dst_ip6))
-                    };
-                    (ip, Port::from_be_word(field!(socket, dst_port).into()))
-                };
-                ip == peer.ip && port == peer.port
-            })
+        let socket = self.socket();
+        let ip = if peer.ip.is_v4() {
+            socket.peer_v4()
+        } else {
+            socket.peer_v6()
+        };
+        self.is_connected() && ip == peer.ip && socket.peer_port() == peer.port
     }
 
     /// The port the socket itself has.
     #[inline(always)]
     pub(crate) fn own_port(&self) -> Port {
-        self.socket().map_or(Port(0), |socket| {
-            // SAFETY: `socket` comes from the context and is not null. In host byte order.
-            Port(unsafe { field!(socket, src_port) } as u16)
-        })
+        self.socket().source_port()
     }
 }

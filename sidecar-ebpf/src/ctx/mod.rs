@@ -4,26 +4,25 @@
 //! them past a pointer adjustment, and the verifier then refuses the program ("invalid bpf_context
 //! access", "dereference of modified ctx ptr"; `is_valid_access` of each program type in
 //! net/core/filter.c allows the exact field at its exact width only).
-#![expect(
-    unsafe_code,
-    reason = "context structures are raw pointers from the kernel"
-)]
 
 mod bind;
 mod datagram;
 mod sk_lookup;
+mod sock;
 mod sock_addr;
 mod sock_ops;
 mod sockopt;
 
-use aya_ebpf::bindings::bpf_sock;
-
 pub(crate) use self::{
-    sk_lookup::SkLookup, sock_addr::SockAddr, sock_ops::SockOps, sockopt::Sockopt,
+    sk_lookup::{Ends, SkLookup},
+    sock::Sock,
+    sock_addr::SockAddr,
+    sock_ops::SockOps,
+    sockopt::Sockopt,
 };
 
-pub(crate) const AF_INET: u32 = 2;
-pub(crate) const AF_INET6: u32 = 10;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 /// An accepted MPTCP socket, of which `IPPROTO_TCP` are the subflows (include/uapi/linux/in.h).
@@ -47,30 +46,3 @@ macro_rules! words {
     ]};
 }
 use words;
-
-/// # Safety
-///
-/// `socket` must be a socket that the verifier knows.
-#[inline(always)]
-pub(crate) unsafe fn sock_family(socket: *const bpf_sock) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe { field!(socket, family) }
-}
-
-/// # Safety
-///
-/// `socket` must be a socket that the verifier knows.
-#[inline(always)]
-pub(crate) unsafe fn sock_src_ip4(socket: *const bpf_sock) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe { field!(socket, src_ip4) }
-}
-
-/// # Safety
-///
-/// `socket` must be a socket that the verifier knows.
-#[inline(always)]
-pub(crate) unsafe fn sock_src_ip6(socket: *const bpf_sock) -> [u32; 4] {
-    // SAFETY: the caller's promise.
-    unsafe { words!(socket, src_ip6) }
-}

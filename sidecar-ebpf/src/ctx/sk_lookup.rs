@@ -17,6 +17,12 @@ use super::{AF_INET, IPPROTO_TCP, field, words};
 
 pub(crate) struct SkLookup<'a>(pub(crate) &'a SkLookupContext);
 
+/// Where a packet is addressed to, and where it comes from.
+pub(crate) struct Ends {
+    pub(crate) local: Ip,
+    pub(crate) remote: Ip,
+}
+
 impl<'a> SkLookup<'a> {
     #[inline(always)]
     pub(crate) fn new(ctx: &'a SkLookupContext) -> Self {
@@ -34,15 +40,40 @@ impl<'a> SkLookup<'a> {
         unsafe { field!(self.ptr(), protocol) == IPPROTO_TCP }
     }
 
-    /// Where the packet is addressed to.
     #[inline(always)]
-    pub(crate) fn local(&self) -> Ip {
+    pub(crate) fn ends(&self) -> Ends {
+        if self.is_v4() {
+            self.ends_v4()
+        } else {
+            self.ends_v6()
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_v4(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { field!(self.ptr(), family) == AF_INET }
+    }
+
+    /// Of an IPv4 packet.
+    #[inline(always)]
+    pub(crate) fn ends_v4(&self) -> Ends {
         // SAFETY: as above.
         unsafe {
-            if self.is_v4() {
-                Ip::from_v4_word(field!(self.ptr(), local_ip4))
-            } else {
-                Ip::from_v6_words(words!(self.ptr(), local_ip6))
+            Ends {
+                local: Ip::from_v4_word(field!(self.ptr(), local_ip4)),
+                remote: Ip::from_v4_word(field!(self.ptr(), remote_ip4)),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn ends_v6(&self) -> Ends {
+        // SAFETY: as above.
+        unsafe {
+            Ends {
+                local: Ip::from_v6_words(words!(self.ptr(), local_ip6)),
+                remote: Ip::from_v6_words(words!(self.ptr(), remote_ip6)),
             }
         }
     }
@@ -51,19 +82,6 @@ impl<'a> SkLookup<'a> {
     pub(crate) fn local_port(&self) -> Port {
         // SAFETY: as above. This field is in host byte order.
         Port(unsafe { field!(self.ptr(), local_port) } as u16)
-    }
-
-    /// Where the packet comes from.
-    #[inline(always)]
-    pub(crate) fn remote(&self) -> Ip {
-        // SAFETY: as above.
-        unsafe {
-            if self.is_v4() {
-                Ip::from_v4_word(field!(self.ptr(), remote_ip4))
-            } else {
-                Ip::from_v6_words(words!(self.ptr(), remote_ip6))
-            }
-        }
     }
 
     /// Where the packet came in; for one that never left the pod, an interface that has the address.
@@ -76,11 +94,5 @@ impl<'a> SkLookup<'a> {
         }
         // SAFETY: as above.
         Interface(unsafe { field!(self.ptr(), ingress_ifindex) })
-    }
-
-    #[inline(always)]
-    fn is_v4(&self) -> bool {
-        // SAFETY: as above.
-        unsafe { field!(self.ptr(), family) == AF_INET }
     }
 }

@@ -5,17 +5,13 @@
 )]
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_sock_addr},
+    bindings::bpf_sock_addr,
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockAddrContext,
 };
-use sidecar_ebpf_common::{
-    addr::{Ip, OrigDst, Port},
-    facts::Source,
-    interface::Interface,
-};
+use sidecar_ebpf_common::addr::{Ip, OrigDst, Port};
 
-use super::{IPPROTO_MPTCP, IPPROTO_TCP, field, sock_src_ip4, sock_src_ip6, words};
+use super::{Sock, field, words};
 
 pub(crate) struct SockAddr(pub(super) *mut bpf_sock_addr);
 
@@ -25,18 +21,10 @@ impl SockAddr {
         Self(ctx.sock_addr)
     }
 
-    /// An MPTCP socket connects by subflows, which are TCP; its peer is asked of the socket itself.
-    #[inline(always)]
-    pub(crate) fn is_tcp(&self) -> bool {
-        // SAFETY: the pointer is the program's context.
-        let protocol = unsafe { field!(self.0, protocol) };
-        matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP)
-    }
-
     /// The address of an AF_INET call: a destination, a peer, or the socket's own.
     #[inline(always)]
     pub(crate) fn address_v4(&self) -> Ip {
-        // SAFETY: as above.
+        // SAFETY: the pointer is the program's context.
         Ip::from_v4_word(unsafe { field!(self.0, user_ip4) })
     }
 
@@ -109,48 +97,9 @@ impl SockAddr {
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
     }
 
-    /// What the socket is bound to.
     #[inline(always)]
-    pub(crate) fn source_v4(&self) -> Source {
-        self.socket().map_or(Source::Unbound, |socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            bound(Ip::from_v4_word(unsafe { sock_src_ip4(socket) }))
-        })
-    }
-
-    #[inline(always)]
-    pub(crate) fn source_v6(&self) -> Source {
-        self.socket().map_or(Source::Unbound, |socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            bound(Ip::from_v6_words(unsafe { sock_src_ip6(socket) }))
-        })
-    }
-
-    /// The device that the socket is bound to (SO_BINDTODEVICE). Bound to any but lo, its packets
-    /// cannot reach an address that belongs to lo (`fib_table_lookup`, net/ipv4/fib_trie.c, skips
-    /// next hops on other devices) and would leave through the device instead. Bound to lo, it does
-    /// not see an answer to the pod's address, which belongs to another device.
-    #[inline(always)]
-    pub(crate) fn device(&self) -> Interface {
-        self.socket().map_or(Interface::NONE, |socket| {
-            // SAFETY: `socket` comes from the context and is not null.
-            Interface(unsafe { field!(socket, bound_dev_if) })
-        })
-    }
-
-    #[inline(always)]
-    pub(crate) fn socket(&self) -> Option<*const bpf_sock> {
-        // SAFETY: the pointer is the program's context.
-        let socket = unsafe { field!(self.0, __bindgen_anon_1.sk) };
-        if socket.is_null() { None } else { Some(socket) }
-    }
-}
-
-#[inline(always)]
-pub(super) fn bound(ip: Ip) -> Source {
-    if ip.is_unspecified() {
-        Source::Unbound
-    } else {
-        Source::Bound(ip)
+    pub(crate) fn socket(&self) -> Sock {
+        // SAFETY: the pointer is the program's context, which has a socket always.
+        unsafe { Sock::new(field!(self.0, __bindgen_anon_1.sk)) }
     }
 }

@@ -5,23 +5,11 @@
 )]
 
 use aya_ebpf::{bindings::bpf_sockopt, helpers::bpf_get_netns_cookie, programs::SockoptContext};
-use sidecar_ebpf_common::addr::{Ip, OrigDst, Port};
+use sidecar_ebpf_common::addr::OrigDst;
 
-use super::{
-    AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, field, sock_family, sock_src_ip4, sock_src_ip6,
-    words,
-};
+use super::{AF_INET, AF_INET6, Sock, field};
 
 pub(crate) struct Sockopt(*mut bpf_sockopt);
-
-/// Both ends of a TCP connection.
-pub(crate) struct Ends {
-    pub(crate) local: OrigDst,
-    pub(crate) peer: Ip,
-}
-
-/// `TCP_SYN_SENT`, `TCP_CLOSE` and `TCP_LISTEN` (include/net/tcp_states.h).
-const UNCONNECTED_STATES: [u32; 3] = [2, 7, 10];
 
 impl Sockopt {
     #[inline(always)]
@@ -61,34 +49,10 @@ impl Sockopt {
         unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 
-    /// `None` unless the socket is one end of a TCP connection.
     #[inline(always)]
-    pub(crate) fn ends(&self) -> Option<Ends> {
-        // SAFETY: the pointer is the program's context; its socket is checked for null.
-        unsafe {
-            let socket = field!(self.0, __bindgen_anon_1.sk);
-            if socket.is_null()
-                || !matches!(field!(socket, protocol), IPPROTO_TCP | IPPROTO_MPTCP)
-                || UNCONNECTED_STATES.contains(&field!(socket, state))
-            {
-                return None;
-            }
-            let (ip, peer) = if sock_family(socket) == AF_INET6 {
-                (
-                    Ip::from_v6_words(sock_src_ip6(socket)),
-                    Ip::from_v6_words(words!(socket, dst_ip6)),
-                )
-            } else {
-                (
-                    Ip::from_v4_word(sock_src_ip4(socket)),
-                    Ip::from_v4_word(field!(socket, dst_ip4)),
-                )
-            };
-            Some(Ends {
-                local: OrigDst::new(ip, Port(field!(socket, src_port) as u16)),
-                peer,
-            })
-        }
+    pub(crate) fn socket(&self) -> Sock {
+        // SAFETY: the pointer is the program's context, which has a socket always.
+        unsafe { Sock::new(field!(self.0, __bindgen_anon_1.sk)) }
     }
 
     /// Answers with a `sockaddr_in`, 16 bytes; `false` if the caller's buffer is too small.

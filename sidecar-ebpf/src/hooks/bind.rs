@@ -36,7 +36,7 @@ fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
 /// Whoever it is: whether it is the proxy is asked when it listens, as far as it is asked at all.
 #[inline(always)]
 fn announce(hook: Hook, ctx: &SockAddr) {
-    if !ctx.is_tcp() {
+    if !ctx.socket().is_tcp() {
         return;
     }
     let policy = maps::policy();

@@ -16,7 +16,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     };
     let dst = OrigDst::new(ctx.address_v4(), ctx.port());
-    let source = ctx.source_v4();
+    let source = ctx.socket().bound_v4();
     match remembered(OutboundHook::Connect4, ctx, policy, &dst, source) {
         Verdict::Pass => CgroupVerdict::Allow,
         Verdict::Ask(server) => {
@@ -40,7 +40,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     };
     let dst = OrigDst::new(ctx.address_v6(), ctx.port());
-    let source = ctx.source_v6();
+    let source = ctx.socket().bound_v6();
     match remembered(OutboundHook::Connect6, ctx, policy, &dst, source) {
         Verdict::Pass => CgroupVerdict::Allow,
         Verdict::Ask(server) => {

@@ -32,7 +32,7 @@ pub(crate) fn v6(ctx: &SockAddr) {
 /// is long since made, and a wrong address would be worse than a strange one.
 #[inline(always)]
 fn asked_for(hook: Hook, ctx: &SockAddr, peer: Ip) -> Option<OrigDst> {
-    if !ctx.is_tcp() {
+    if !ctx.socket().is_tcp() {
         return recvmsg::peer(ctx, &OrigDst::new(peer, ctx.port()));
     }
     let rewritten = Rewritten::from_ip(peer)?;

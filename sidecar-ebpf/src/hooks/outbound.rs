@@ -8,11 +8,16 @@ use sidecar_ebpf_common::{
     decide::decide_outbound,
     facts::{Outbound, Protocol, Socket, Source},
     number,
-    policy::Policy,
+    policy::{Policy, Switches},
     rule::Action,
 };
 
-use crate::{count::count, ctx::SockAddr, maps::Maps, owner};
+use crate::{
+    count::count,
+    ctx::{Sock, SockAddr},
+    maps::Maps,
+    owner,
+};
 
 pub(crate) enum Judgement {
     /// What a rule says, and where the connection goes without it.
@@ -22,16 +27,30 @@ pub(crate) enum Judgement {
     Refused,
 }
 
+/// The call of a hook: what is asked, and by which rules.
+pub(crate) struct Call<'a> {
+    pub(crate) hook: OutboundHook,
+    pub(crate) ctx: &'a SockAddr,
+    pub(crate) socket: Sock,
+    pub(crate) policy: &'static Policy,
+    /// The switches that the policy can have.
+    pub(crate) features: Switches,
+}
+
 #[inline(always)]
 pub(crate) fn judge(
-    hook: OutboundHook,
-    ctx: &SockAddr,
-    policy: &'static Policy,
+    call: &Call<'_>,
     protocol: Protocol,
     source: Source,
     dst: &OrigDst,
 ) -> Judgement {
-    if !policy.scope.covers(ctx.netns_cookie()) {
+    let Call {
+        hook,
+        policy,
+        features,
+        ..
+    } = *call;
+    if !policy.scope.covers(call.ctx.netns_cookie()) {
         cold_path();
         count(Counter::Other(hook.hook(), Reason::OtherNetns));
         return Judgement::LeftAlone;
@@ -44,13 +63,14 @@ pub(crate) fn judge(
     }
     let socket = Socket {
         protocol,
-        owner: owner::of(ctx, protocol),
+        owner: owner::of(call.socket, protocol),
         source,
-        device: ctx.device(),
-        caller: owner::caller(policy),
+        device: call.socket.device(),
+        caller: owner::caller(policy, features),
     };
     let flow = Outbound::new(socket, *dst);
-    let rule = decide_outbound(policy, &flow, &Maps(policy));
+    let rule = decide_outbound(policy, &flow, &Maps { policy, features });
+    let action = rule.action();
     count(Counter::Outbound(hook, rule));
-    Judgement::Rule(rule.action(), *flow.dst())
+    Judgement::Rule(action, *flow.dst())
 }

@@ -17,8 +17,8 @@ use sidecar_ebpf_common::{
     rule::Action,
 };
 
-use super::outbound::{self, Judgement};
-use crate::{asked, count::count, ctx::SockAddr, destinations, maps};
+use super::outbound::{self, Call, Judgement};
+use crate::{asked, count::count, ctx::SockAddr, destinations, features, maps};
 
 /// What becomes of a datagram, or of a connection of a UDP socket.
 pub(crate) enum Verdict {
@@ -56,8 +56,15 @@ pub(crate) fn judge(
     if dst.port != Port::DNS && !number::is_reserved(&dst.ip) {
         return Verdict::Pass;
     }
-    match outbound::judge(hook, ctx, policy, Protocol::Udp, source, dst) {
-        Judgement::Rule(Action::ToDns, _) if ctx.device() != Interface::NONE => {
+    let call = Call {
+        hook,
+        ctx,
+        socket: ctx.socket(),
+        policy,
+        features: features::all(),
+    };
+    match outbound::judge(&call, Protocol::Udp, source, dst) {
+        Judgement::Rule(Action::ToDns, _) if call.socket.device() != Interface::NONE => {
             refuse(hook, Reason::BoundToDevice)
         }
         Judgement::Rule(Action::ToDns, server) => Verdict::Ask(server),

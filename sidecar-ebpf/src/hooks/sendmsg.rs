@@ -13,7 +13,7 @@ use super::{
     answer,
     query::{self, Verdict, Way},
 };
-use crate::{CgroupVerdict, asked, ctx::SockAddr, owner, source};
+use crate::{CgroupVerdict, asked, ctx::SockAddr, features, owner, source};
 
 pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
     let Some(policy) = query::policy(ctx) else {
@@ -25,7 +25,7 @@ pub(crate) fn v4(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     }
     let source = ctx.message_source_v4();
-    let is_bound = ctx.source_v4() != Source::Unbound;
+    let is_bound = ctx.socket().bound_v4() != Source::Unbound;
     let (server, way) =
         match questioned(OutboundHook::Sendmsg4, ctx, policy, &dst, source, is_bound) {
             Ok(Some(question)) => question,
@@ -56,7 +56,7 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
         return CgroupVerdict::Allow;
     }
     let source = ctx.message_source_v6();
-    let is_bound = ctx.source_v6() != Source::Unbound;
+    let is_bound = ctx.socket().bound_v6() != Source::Unbound;
     let (server, way) =
         match questioned(OutboundHook::Sendmsg6, ctx, policy, &dst, source, is_bound) {
             Ok(Some(question)) => question,
@@ -80,10 +80,12 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 /// Whether it is an answer of the agent that is to come from the address it goes to.
 #[inline(always)]
 fn is_answer(ctx: &SockAddr, policy: &Policy, dst: &OrigDst) -> bool {
-    answer::is_one(ctx, policy, dst) && owner::caller(policy) == Caller::MayBeProxy && {
-        let owner = owner::of(ctx, Protocol::Udp);
-        policy.uids.contains(owner.uid) || policy.gids.contains(owner.gid)
-    }
+    answer::is_one(ctx, policy, dst)
+        && owner::caller(policy, features::all()) == Caller::MayBeProxy
+        && {
+            let owner = owner::of(ctx.socket(), Protocol::Udp);
+            policy.uids.contains(owner.uid) || policy.gids.contains(owner.gid)
+        }
 }
 
 struct Refused;

@@ -1,5 +1,7 @@
 //! `sk_lookup`: inbound without address translation, and listeners for the redirect's own range.
 
+use core::hint::cold_path;
+
 use sidecar_ebpf_common::{
     addr::{Ip, Port},
     counter::{Counter, Hook, Reason},
@@ -9,12 +11,13 @@ use sidecar_ebpf_common::{
     number::{self, Rewritten},
     policy::Policy,
     rule::Action,
+    usual::{rarely, usually},
 };
 
 use crate::{
     count::count,
-    ctx::SkLookup,
-    events,
+    ctx::{Ends, SkLookup},
+    events, features,
     listeners::{self, From},
     maps::{self, Maps},
 };
@@ -38,21 +41,29 @@ impl core::convert::From<LookupVerdict> for u32 {
 }
 
 pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
-    if !ctx.is_tcp() {
+    if rarely(!ctx.is_tcp()) {
         return LookupVerdict::Pass;
     }
-    let policy = maps::policy();
-    let dst = ctx.local();
     let port = ctx.local_port();
-    let is_redirected = Rewritten::from_ip(dst).is_some();
-    if !is_from_pod(policy, &ctx.remote()) {
+    if usually(ctx.is_v4()) {
+        let Ends { local, remote } = ctx.ends_v4();
+        // The usual way, without what addresses of the other family take.
+        if Rewritten::from_ip(local).is_some() && usually(remote.is_loopback()) {
+            return own(ctx, &local, port);
+        }
+    }
+    cold_path();
+    let policy = maps::policy();
+    let Ends { local, remote } = ctx.ends();
+    let is_redirected = Rewritten::from_ip(local).is_some();
+    if !is_from_pod(policy, &remote) {
         if is_redirected {
             drop(Reason::ForeignSource)
         } else {
-            inbound(ctx, policy, &dst, port)
+            inbound(ctx, policy, &local, port)
         }
     } else if is_redirected {
-        own(ctx, &dst, port)
+        own(ctx, &local, port)
     } else {
         // The outbound rules have decided about it at connect().
         LookupVerdict::Pass
@@ -65,7 +76,7 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
 fn is_from_pod(policy: &'static Policy, remote: &Ip) -> bool {
-    remote.is_loopback() || number::is_reserved(remote) || Maps(policy).is_own(remote)
+    remote.is_loopback() || number::is_reserved(remote) || maps(policy).is_own(remote)
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
@@ -91,7 +102,7 @@ fn inbound(ctx: &SkLookup<'_>, policy: &'static Policy, dst: &Ip, port: Port) ->
         port,
         interface: ctx.interface(),
     };
-    let rule = decide_inbound(policy, &flow, &Maps(policy));
+    let rule = decide_inbound(policy, &flow, &maps(policy));
     count(Counter::Inbound(rule));
     let listeners = match rule.action() {
         Action::Pass => return LookupVerdict::Pass,
@@ -104,6 +115,14 @@ fn inbound(ctx: &SkLookup<'_>, policy: &'static Policy, dst: &Ip, port: Port) ->
     } else {
         // Passing would hand the connection to the application without the proxy.
         no_listener()
+    }
+}
+
+#[inline(always)]
+fn maps(policy: &'static Policy) -> Maps {
+    Maps {
+        policy,
+        features: features::all(),
     }
 }
 

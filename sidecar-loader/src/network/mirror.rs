@@ -218,9 +218,9 @@ impl View {
         let usual = self.sources();
         routes.iter().any(|(prefix, route)| {
             let usual = if prefix.ip.is_v4() {
-                usual.v4
+                usual.v4()
             } else {
-                usual.v6
+                usual.v6()
             };
             (route.interface == Interface::LO || !route.source.is_unspecified())
                 && route.source != usual

@@ -64,10 +64,10 @@ impl View {
         let stands_for_pod = self.v4_route == Some(RangeRoute::WITH_STAND_IN);
         let v4 = self.v4.filter(|_| stands_for_pod);
         let v6 = self.v6_route.as_ref().and_then(|route| route.source);
-        Sources {
-            v4: v4.map_or(Ip::UNSPECIFIED_V4, Ip::from_v4),
-            v6: v6.map_or(Ip::UNSPECIFIED_V6, Ip::from),
-        }
+        Sources::new(
+            v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            v6.map_or(Ip::UNSPECIFIED_V6, Ip::from),
+        )
     }
 
     /// The pod's own IPv4 addresses outside 127.0.0.0/8; `None` if the policy cannot list them, because

@@ -158,7 +158,7 @@ fn the_original_destination_is_told_at_the_right_level() -> Result<()> {
     let listener = lab.proxy.listen_with(dual)?;
     let (service, service6) = (addr("10.96.0.10:80"), addr("[fd00:96::10]:80"));
 
-    let _conn = lab.app.connect(service)?;
+    let conn = lab.app.connect(service)?;
     let got = listener.accept()?;
     // The kernel fills in what it knows and leaves the length as it was.
     for length in [16, 28, 128] {
@@ -169,6 +169,10 @@ fn the_original_destination_is_told_at_the_right_level() -> Result<()> {
         got.original_dst(Level::Ip, 8).unwrap_err().errno(),
         Errno::EINVAL
     );
+    // A reset leaves the answer.
+    conn.disconnect()?;
+    assert_eq!(got.recv(1).unwrap_err().errno(), Errno::ECONNRESET);
+    assert_eq!(got.original_dst(Level::Ip, 16)?, service);
 
     let _conn6 = lab.app.connect(service6)?;
     let got = listener.accept()?;

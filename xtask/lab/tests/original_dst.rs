@@ -68,6 +68,14 @@ fn answers_v6(conn: &Conn, expected: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// As netfilter does: see `the_original_destination_is_told_at_the_right_level` in iptables.rs.
+fn answers_after_a_reset(conn: &Conn, got: &Conn, level: Level, to: &str) -> Result<()> {
+    conn.disconnect()?;
+    assert_eq!(got.recv(1).unwrap_err().errno(), Errno::ECONNRESET);
+    assert_eq!(got.original_dst(level, 28)?, addr(to));
+    Ok(())
+}
+
 fn refuses(conn: &Conn, level: Level, length: u32) {
     let answer = conn.original_dst(level, length);
     // An answer that is no address would be an error without an errno.
@@ -129,7 +137,7 @@ fn of_redirected_ipv4() -> Result<()> {
             answers_v4(&got, addr(to))?;
             assert_eq!(got.peer, conn.local);
             assert_eq!(got.peer.ip(), POD_IP);
-            Ok(())
+            answers_after_a_reset(&conn, &got, Level::Ip, to)
         })?;
     }
     Ok(())
@@ -149,7 +157,7 @@ fn of_redirected_ipv6() -> Result<()> {
                 (got.peer.ip(), got.peer),
                 (IpAddr::from(POD_IP6), conn.local)
             );
-            Ok(())
+            answers_after_a_reset(&conn, &got, Level::Ipv6, SERVICE6)
         })?;
     }
     Ok(())
@@ -167,9 +175,12 @@ fn of_redirected_ipv4_on_ipv6_sockets() -> Result<()> {
     {
         let both = proxy.listen_with(any_family(15001))?;
         for (hook, options) in [("connect4", &plain), ("connect6", &mapped)] {
-            let (_conn, got) = stage.redirected(hook, options.clone(), &both)?;
+            let (conn, got) = stage.redirected(hook, options.clone(), &both)?;
             assert_eq!(got.peer.ip(), POD_IP.to_ipv6_mapped());
-            stage.counted(&[], || answers_v4(&got, addr(SERVICE)))?;
+            stage.counted(&[], || {
+                answers_v4(&got, addr(SERVICE))?;
+                answers_after_a_reset(&conn, &got, Level::Ip, SERVICE)
+            })?;
         }
     }
     let four = proxy.listen("0.0.0.0:15001")?;
