@@ -2,11 +2,14 @@
 
 mod support;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use proptest::prelude::*;
 use sidecar_ebpf_common::{
-    addr::Ip,
+    addr::{Ip, OrigDst, Port},
     counter::Counter,
     number::{NUMBER_BITS, Number, Rewritten, STAND_IN, Tenant, Tick, is_reserved},
 };
@@ -76,6 +79,8 @@ fn a_slot_that_was_never_used_holds_no_number() {
 #[test]
 fn a_slot_that_is_being_written_is_nobody_else_s() {
     assert_eq!(Tenant::CLAIMED.number(), None);
+    assert!(Tenant::CLAIMED.is_claimed());
+    assert!(!Tenant::EMPTY.is_claimed() && !Tenant::new(number(0), Tick(1)).is_claimed());
     assert!(!Tenant::CLAIMED.may_go(Tick(u32::MAX), 0));
 }
 
@@ -85,6 +90,16 @@ fn a_slot_goes_after_the_hold_time_even_across_a_wrap_of_the_clock() {
     assert!(!tenant.may_go(Tick(u32::MAX), 3));
     assert!(!tenant.may_go(Tick(1), 3));
     assert!(tenant.may_go(Tick(2), 3));
+}
+
+#[test]
+fn neighbouring_services_have_hashes_of_their_own() {
+    let v4 = |low| Ip::from_v4(Ipv4Addr::new(10, 96, 0, low));
+    let v6 = |low| Ip::from_v6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(low)));
+    for service in [&v4 as &dyn Fn(u8) -> Ip, &v6] {
+        let hashes = (0..=255).map(|low| OrigDst::new(service(low), Port(80)).hash());
+        assert_eq!(hashes.collect::<BTreeSet<_>>().len(), 256);
+    }
 }
 
 #[test]
