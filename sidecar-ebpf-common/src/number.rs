@@ -253,9 +253,9 @@ impl Destination {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Dealt {
     /// The destination that was last asked for of those with this [`OrigDst::hash`]: a copy of its
-    /// slot. What was handed out in this tick is reserved, whatever else happens, so it may be handed
-    /// out again without a look at the slot: a few instructions, where a look into a hash map takes
-    /// two calls.
+    /// slot, which takes a few instructions to find where a look into a hash map takes two calls. What
+    /// was handed out in this tick is reserved, whatever else happens, so it may be handed out again
+    /// without a look at the slot; later the slot has to confirm it.
     pub recent: [Destination; OrigDst::HASHES],
     /// How many numbers.
     pub handed_out: u64,

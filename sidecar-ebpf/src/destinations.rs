@@ -44,7 +44,10 @@ fn handed_out_now(recent: &Slot, dst: OrigDst, now: Tick) -> Option<Number> {
 fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<Number, Reason> {
     cold_path();
     let asked = dst;
-    let number = search(policy, &asked, now)?;
+    let number = match recently(policy, asked, recent) {
+        Some(number) if reserve(policy, number, now) => number,
+        Some(_) | None => search(policy, &asked, now)?,
+    };
     let tenant = recent.tenant();
     if !tenant.is_claimed() && recent.claim(tenant) {
         recent.write(&Destination {
@@ -53,6 +56,31 @@ fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<N
         });
     }
     Ok(number)
+}
+
+/// The number that the destination had in an earlier tick, unless it should get a new one.
+#[inline(always)]
+fn recently(policy: &Policy, dst: OrigDst, recent: &Slot) -> Option<Number> {
+    let tenant = recent.tenant();
+    let number = tenant.number()?;
+    let is_it = recent.holds(dst) && recent.tenant() == tenant;
+    (is_it && !number.is_old(maps::handed_out(), policy.ring_mask)).then_some(number)
+}
+
+/// Reserves a number anew if it still is in its slot.
+#[inline(always)]
+fn reserve(policy: &Policy, number: Number, now: Tick) -> bool {
+    let Some(slot) = Slot::at(number.slot(policy.ring_mask)) else {
+        return false;
+    };
+    let tenant = slot.tenant();
+    tenant.is(number)
+        && Known {
+            number,
+            slot,
+            last_used: tenant.last_used,
+        }
+        .reserve(now)
 }
 
 #[inline(always)]
