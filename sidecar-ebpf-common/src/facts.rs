@@ -1,7 +1,5 @@
 //! The facts that the rules look at, and what they look up.
 
-use core::hint::cold_path;
-
 use crate::{
     addr::{Ip, OrigDst, Port},
     interface::Interface,
@@ -205,10 +203,9 @@ impl<T: Tables> Tables for &T {
 /// `tcp_v6_connect`, net/ipv6/tcp_ipv6.c, which knows loopback only).
 #[inline(always)]
 fn resolve_unspecified(dst: Ip, source: Source) -> Ip {
-    if !dst.is_unspecified() {
+    if usually(!dst.is_unspecified()) {
         return dst;
     }
-    cold_path();
     if !dst.is_v4() {
         return match source {
             Source::Bound(ip) if ip.is_v4() => Ip::LOOPBACK_V4,

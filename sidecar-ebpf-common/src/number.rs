@@ -62,8 +62,6 @@ pub fn is_reserved(ip: &Ip) -> bool {
 pub struct Number(u32);
 
 impl Number {
-    pub const FIRST: Self = Self(0);
-
     /// The number that the counter value `count` stands for; `None` for the one whose address is
     /// [`STAND_IN`], which is nobody's.
     #[inline(always)]

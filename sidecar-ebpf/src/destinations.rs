@@ -22,30 +22,31 @@ use crate::{
 pub(crate) fn number_for(policy: &Policy, dst: OrigDst) -> Result<Number, Reason> {
     let now = clock::now();
     let recent = Slot::recent(dst.hash());
-    match handed_out_now(&recent, dst, now) {
-        Some(number) => Ok(number),
-        None => hand_out(policy, dst, &recent, now),
+    if let Some(tenant) = copied(&recent, dst)
+        && usually(tenant.last_used == now)
+        && let Some(number) = tenant.number()
+    {
+        return Ok(number);
     }
+    hand_out(policy, dst, &recent, now)
 }
 
-/// The number of a destination that has been asked for in this tick.
+/// What the copy of its slot says of a destination, if it is there.
 #[inline(always)]
-fn handed_out_now(recent: &Slot, dst: OrigDst, now: Tick) -> Option<Number> {
+fn copied(recent: &Slot, dst: OrigDst) -> Option<Tenant> {
     let tenant = recent.tenant();
-    let is_it = usually(tenant.last_used == now)
-        && recent.holds(dst)
-        && usually(recent.tenant().eq(&tenant));
-    if is_it { tenant.number() } else { None }
+    let is_it = recent.holds(dst) && usually(recent.tenant() == tenant);
+    is_it.then_some(tenant)
 }
 
-/// The same for a destination that has not been asked for in this tick, or not of late. Its copy, so that
+/// The number of a destination that has not been asked for in this tick. Of the destination a copy, so that
 /// only here it lies in memory.
 #[inline(always)]
 fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<Number, Reason> {
     cold_path();
     let asked = dst;
-    let number = match recently(policy, asked, recent) {
-        Some(number) if reserve(policy, number, now) => number,
+    let number = match copied(recent, asked).and_then(|tenant| tenant.number()) {
+        Some(number) if is_confirmed(policy, number, &asked, now) => number,
         Some(_) | None => search(policy, &asked, now)?,
     };
     let tenant = recent.tenant();
@@ -58,36 +59,21 @@ fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<N
     Ok(number)
 }
 
-/// The number that the destination had in an earlier tick, unless it should get a new one.
+/// Whether a copied number still is in its slot, and not so old that it should be replaced. Then it is
+/// reserved anew.
 #[inline(always)]
-fn recently(policy: &Policy, dst: OrigDst, recent: &Slot) -> Option<Number> {
-    let tenant = recent.tenant();
-    let number = tenant.number()?;
-    let is_it = recent.holds(dst) && recent.tenant() == tenant;
-    (is_it && !number.is_old(maps::handed_out(), policy.ring_mask)).then_some(number)
-}
-
-/// Reserves a number anew if it still is in its slot.
-#[inline(always)]
-fn reserve(policy: &Policy, number: Number, now: Tick) -> bool {
-    let Some(slot) = Slot::at(number.slot(policy.ring_mask)) else {
-        return false;
-    };
-    let tenant = slot.tenant();
-    tenant.is(number)
-        && Known {
-            number,
-            slot,
-            last_used: tenant.last_used,
-        }
-        .reserve(now)
+fn is_confirmed(policy: &Policy, number: Number, dst: &OrigDst, now: Tick) -> bool {
+    match in_slot(policy, number, dst) {
+        Some(known) => known.is_young(policy) && known.reserve(now),
+        None => false,
+    }
 }
 
 #[inline(always)]
 fn search(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
     let known = known(policy, dst);
     if let Some(known) = &known
-        && !known.number.is_old(maps::handed_out(), policy.ring_mask)
+        && known.is_young(policy)
         && known.reserve(now)
     {
         return Ok(known.number);
@@ -122,6 +108,12 @@ struct Known {
 }
 
 impl Known {
+    /// Whether the number may be handed out again: an old one is replaced.
+    #[inline(always)]
+    fn is_young(&self, policy: &Policy) -> bool {
+        !self.number.is_old(maps::handed_out(), policy.ring_mask)
+    }
+
     /// Reserves the number anew; fails if another destination has got the slot meanwhile. Afterwards
     /// nobody gets it: whoever has seen an earlier use cannot claim it any more. The clock ticks once a
     /// second, so a busy destination's slot is rarely written and stays shared between CPUs.
@@ -137,10 +129,15 @@ impl Known {
 
 #[inline(always)]
 fn known(policy: &Policy, dst: &OrigDst) -> Option<Known> {
-    let number = maps::number_of(dst)?;
+    in_slot(policy, maps::number_of(dst)?, dst)
+}
+
+/// A number that is in its slot, for this destination: numbers come round again.
+#[inline(always)]
+fn in_slot(policy: &Policy, number: Number, dst: &OrigDst) -> Option<Known> {
     let slot = Slot::at(number.slot(policy.ring_mask))?;
     let tenant = slot.tenant();
-    tenant.is(number).then_some(Known {
+    (tenant.is(number) && slot.holds(*dst)).then_some(Known {
         number,
         slot,
         last_used: tenant.last_used,

@@ -4,7 +4,7 @@
     reason = "map values are raw memory shared with other CPUs"
 )]
 
-use core::{arch::asm, hint::cold_path};
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -125,7 +125,6 @@ impl Tables for Maps {
         if usually(ip.is_v4()) && usually(self.policy.switches.has(Switches::OWN_LISTED)) {
             self.policy.own.contains(ip)
         } else {
-            cold_path();
             self.interface_with(ip) != Interface::NONE
         }
     }
@@ -264,7 +263,10 @@ impl Slot {
         // SAFETY: the pointer is a slot's; nobody else writes a claimed slot.
         unsafe {
             (&raw mut (*self.0).dst).write_volatile(destination.dst);
-            (&raw mut (*self.0).tenant).write_volatile(destination.tenant);
+            // As a whole: a number with another one's last use would look free.
+            (&raw mut (*self.0).tenant)
+                .cast::<u64>()
+                .write_volatile(word(destination.tenant));
         }
     }
 }

@@ -3,8 +3,6 @@
 //! connects.
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
-use core::hint::cold_path;
-
 use aya_ebpf::helpers::{
     bpf_get_current_uid_gid,
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_skc_to_tcp_sock},
@@ -29,8 +27,7 @@ static CREDENTIAL_OFFSETS: CredentialOffsets = CredentialOffsets::UNKNOWN;
 pub(crate) fn of(socket: Sock, protocol: Protocol) -> Owner {
     // SAFETY: an aligned static; volatile, because the loader replaces the value.
     let offsets = unsafe { (&raw const CREDENTIAL_OFFSETS).read_volatile() };
-    if !offsets.are_known() {
-        cold_path();
+    if rarely(!offsets.are_known()) {
         let ids = bpf_get_current_uid_gid();
         return Owner {
             uid: ids as u32,

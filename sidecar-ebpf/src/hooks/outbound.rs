@@ -1,7 +1,5 @@
 //! The outbound decision, for whatever hook asks for it: facts in, the rule out and counted.
 
-use core::hint::cold_path;
-
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::{Counter, OutboundHook, Reason},
@@ -10,6 +8,7 @@ use sidecar_ebpf_common::{
     number,
     policy::{Policy, Switches},
     rule::Action,
+    usual::rarely,
 };
 
 use crate::{
@@ -50,14 +49,12 @@ pub(crate) fn judge(
         features,
         ..
     } = *call;
-    if !policy.scope.covers(call.ctx.netns_cookie()) {
-        cold_path();
+    if rarely(!policy.scope.covers(call.ctx.netns_cookie())) {
         count(Counter::Other(hook.hook(), Reason::OtherNetns));
         return Judgement::LeftAlone;
     }
     // Otherwise one process could ride on a number that another one's connection was given.
-    if number::is_reserved(&dst.ip) {
-        cold_path();
+    if rarely(number::is_reserved(&dst.ip)) {
         count(Counter::Other(hook.hook(), Reason::RedirectRange));
         return Judgement::Refused;
     }

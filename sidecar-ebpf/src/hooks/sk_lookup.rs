@@ -76,7 +76,7 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
 /// it names eth0 although the packet came over lo.
 #[inline(always)]
 fn is_from_pod(policy: &'static Policy, remote: &Ip) -> bool {
-    remote.is_loopback() || number::is_reserved(remote) || maps(policy).is_own(remote)
+    remote.is_loopback() || number::is_reserved(remote) || tables(policy).is_own(remote)
 }
 
 /// A connection that `connect` redirected. A registered listener has it even if it is bound to
@@ -102,7 +102,7 @@ fn inbound(ctx: &SkLookup<'_>, policy: &'static Policy, dst: &Ip, port: Port) ->
         port,
         interface: ctx.interface(),
     };
-    let rule = decide_inbound(policy, &flow, &maps(policy));
+    let rule = decide_inbound(policy, &flow, &tables(policy));
     count(Counter::Inbound(rule));
     let listeners = match rule.action() {
         Action::Pass => return LookupVerdict::Pass,
@@ -119,7 +119,7 @@ fn inbound(ctx: &SkLookup<'_>, policy: &'static Policy, dst: &Ip, port: Port) ->
 }
 
 #[inline(always)]
-fn maps(policy: &'static Policy) -> Maps {
+fn tables(policy: &'static Policy) -> Maps {
     Maps {
         policy,
         features: features::all(),

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use sidecar_ebpf_common::{
+    addr::{OrigDst, Port},
     maps::DEALT,
     number::{Dealt, NUMBER_BITS, V4_RANGE},
 };
@@ -304,6 +305,23 @@ fn numbers_begin_again_after_the_last() -> Result<()> {
             assert_eq!(few.is_answered(service(number))?, *local);
         }
     }
+    Ok(())
+}
+
+/// Four million numbers later the same number means another destination. Who had it before is not
+/// taken for its owner, although what was last known of both looks alike.
+#[test]
+fn a_number_that_came_round_is_another_ones() -> Result<()> {
+    let (first, second) = (addr("203.0.113.9:443"), addr("203.0.113.10:443"));
+    let [one, other] =
+        [first, second].map(|to| OrigDst::new(to.ip().into(), Port(to.port())).hash());
+    assert_ne!(one, other, "the second displaces the first: no test");
+    let few = few("round", "64", "1")?;
+    let number = few.is_answered(first)?;
+    held_time_passes();
+    set_handed_out(few.stage.loader.pid(), u64::from(ALL_BITS) + 1)?;
+    assert_eq!(few.is_answered(second)?, number);
+    assert_ne!(few.is_answered(first)?, number);
     Ok(())
 }
 
