@@ -45,8 +45,9 @@ fn copied(recent: &Slot, dst: OrigDst) -> Option<Tenant> {
 fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<Number, Reason> {
     cold_path();
     let asked = dst;
-    let number = match copied(recent, asked).and_then(|tenant| tenant.number()) {
-        Some(number) if is_confirmed(policy, number, &asked, now) => number,
+    let number = copied(recent, asked).and_then(|tenant| tenant.number());
+    let number = match number.and_then(|number| in_slot(policy, number, &asked)) {
+        Some(known) if known.reserve_young(policy, now) => known.number,
         Some(_) | None => search(policy, &asked, now)?,
     };
     let tenant = recent.tenant();
@@ -59,22 +60,11 @@ fn hand_out(policy: &Policy, dst: OrigDst, recent: &Slot, now: Tick) -> Result<N
     Ok(number)
 }
 
-/// Whether a copied number still is in its slot, and not so old that it should be replaced. Then it is
-/// reserved anew.
-#[inline(always)]
-fn is_confirmed(policy: &Policy, number: Number, dst: &OrigDst, now: Tick) -> bool {
-    match in_slot(policy, number, dst) {
-        Some(known) => known.is_young(policy) && known.reserve(now),
-        None => false,
-    }
-}
-
 #[inline(always)]
 fn search(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
     let known = known(policy, dst);
     if let Some(known) = &known
-        && known.is_young(policy)
-        && known.reserve(now)
+        && known.reserve_young(policy, now)
     {
         return Ok(known.number);
     }
@@ -108,10 +98,10 @@ struct Known {
 }
 
 impl Known {
-    /// Whether the number may be handed out again: an old one is replaced.
+    /// Reserves the number anew unless it is so old that it should be replaced.
     #[inline(always)]
-    fn is_young(&self, policy: &Policy) -> bool {
-        !self.number.is_old(maps::handed_out(), policy.ring_mask)
+    fn reserve_young(&self, policy: &Policy, now: Tick) -> bool {
+        !self.number.is_old(maps::handed_out(), policy.ring_mask) && self.reserve(now)
     }
 
     /// Reserves the number anew; fails if another destination has got the slot meanwhile. Afterwards
