@@ -36,4 +36,4 @@ pub mod rule;
 pub mod usual;
 
 /// Changes whenever the meaning or the layout of anything in a map changes.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;

@@ -30,6 +30,43 @@ impl ProxyPorts {
     }
 }
 
+/// How many times a TCP socket of the pod has bound to each of the proxy's ports. Only the programs write
+/// it.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binds([u64; Listeners::ALL.len()]);
+
+const _: () = assert!(size_of::<Binds>() == 24);
+
+impl Binds {
+    pub const NONE: Self = Self([0; Listeners::ALL.len()]);
+
+    pub const fn of(&self, listeners: Listeners) -> u64 {
+        self.0[listeners.index() as usize]
+    }
+}
+
+/// The ports whose redirected IPv4 connections are left to the kernel's normal lookup, because all that
+/// listens there is the proxy's and bound to every address. Only the loader writes it, and only for
+/// the [`Binds`] that it knows of: whoever binds after that takes it back.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NormalLookup([u64; Listeners::ALL.len()]);
+
+const _: () = assert!(size_of::<NormalLookup>() == 24);
+
+impl NormalLookup {
+    /// No port is ever bound to so often.
+    pub const NOWHERE: Self = Self([u64::MAX; Listeners::ALL.len()]);
+
+    /// For one more port, as of so many binds.
+    #[must_use]
+    pub const fn with(mut self, listeners: Listeners, binds: &Binds) -> Self {
+        self.0[listeners.index() as usize] = binds.of(listeners);
+        self
+    }
+}
+
 /// Something that the loader must look after: an entry of the ring buffer.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -29,6 +29,10 @@ pub const DEALT: &str = ".data.numbers";
 pub const LISTENERS: &str = "LISTENERS";
 /// Array, [`Listeners::index`] → 1 if the proxy has a listening socket that no slot takes.
 pub const UNREGISTERED: &str = "UNREGISTERED";
+/// 1 × [`Binds`](crate::listen::Binds), a global of the programs.
+pub const BINDS: &str = ".data.binds";
+/// 1 × [`NormalLookup`](crate::listen::NormalLookup), a global of the programs.
+pub const NORMAL_LOOKUP: &str = ".data.lookup";
 /// Ring buffer of [`Event`](crate::listen::Event).
 pub const EVENTS: &str = "EVENTS";
 /// Array, 1 × u32: 1 if the loader wants to be told of a connection for which there is no listener.

@@ -4,7 +4,7 @@
 use crate::{
     addr::{Ip, OrigDst},
     interface::{Interface, Route},
-    listen::ProxyPorts,
+    listen::{Binds, NormalLookup, ProxyPorts},
     lists::PortGroup,
     number::{Dealt, Destination, Number},
     owner::CredentialOffsets,
@@ -31,5 +31,7 @@ plain!(
     Route,
     CredentialOffsets,
     Switches,
-    ProxyPorts
+    ProxyPorts,
+    Binds,
+    NormalLookup
 );

@@ -16,6 +16,7 @@ use sidecar_ebpf_common::{
     counter::Counter,
     facts::Tables,
     interface::{Interface, Route},
+    listen::{Binds, NormalLookup},
     lists::{PortGroup, PortLists},
     maps::{DEFAULT_DESTINATIONS, Listeners, MAX_DNS_SERVERS, MAX_LOCALS, MAX_RANGES, MAX_ROUTES},
     number::{Dealt, Destination, Number, Tenant, Tick},
@@ -53,6 +54,10 @@ static mut DEALT: Dealt = Dealt {
     recent: [Destination::EMPTY; OrigDst::HASHES],
     handed_out: 0,
 };
+#[unsafe(link_section = ".data.binds")]
+static mut BINDS: Binds = Binds::NONE;
+#[unsafe(link_section = ".data.lookup")]
+static mut NORMAL_LOOKUP: NormalLookup = NormalLookup::NOWHERE;
 #[map]
 static UNREGISTERED: Array<u32> = Array::with_max_entries(Listeners::ALL.len() as u32, 0);
 #[map]
@@ -275,6 +280,31 @@ impl Slot {
 fn word(tenant: Tenant) -> u64 {
     // SAFETY: both are eight bytes without padding.
     unsafe { core::mem::transmute(tenant) }
+}
+
+/// Whether the kernel's normal lookup finds the proxy's listeners for redirected IPv4 connections, and nobody
+/// has bound to their port since the loader has seen to that.
+#[inline(always)]
+pub(crate) fn are_found_by_kernel(listeners: Listeners) -> bool {
+    let (binds, seen) = (&raw mut BINDS, &raw mut NORMAL_LOOKUP);
+    // SAFETY: aligned words, as many as there are kinds of listeners; programs and user space write them
+    // whole.
+    unsafe {
+        let word = |words: *mut u64| {
+            global(words)
+                .add(listeners.index() as usize)
+                .read_volatile()
+        };
+        word(seen.cast()) == word(binds.cast())
+    }
+}
+
+/// From now on [`are_found_by_kernel`] is not true any more.
+#[inline(always)]
+pub(crate) fn count_bind(listeners: Listeners) {
+    let binds: *mut u64 = (&raw mut BINDS).cast();
+    // SAFETY: eight aligned bytes that live as long as the program.
+    unsafe { atomic::increment(binds.add(listeners.index() as usize)) };
 }
 
 /// Whether the proxy has a listening socket that could not be registered.

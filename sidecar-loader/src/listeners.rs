@@ -5,31 +5,24 @@
 //! A socket that starts to listen meanwhile may then have two slots, which does no harm: both empty
 //! when it closes.
 
+mod find;
+mod reach;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::{BufRead as _, BufReader},
+    collections::BTreeSet,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use procfs::{
-    FromBufReadSI as _, current_system_info,
-    net::{TcpNetEntries, TcpState},
-    process::{FDTarget, Process},
-};
-use rustix::{
-    net::sockopt::socket_cookie,
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
-};
+use rustix::net::sockopt::socket_cookie;
 use sidecar_ebpf_common::{
-    addr::Port,
     counter::{Counter, Hook, Reason},
     listen::ProxyPorts,
     maps::Listeners,
 };
 
+pub use self::reach::{LeftToKernel, found_by_kernel};
 use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
 
 /// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.
@@ -39,86 +32,15 @@ pub fn register_existing(
     netns: &Netns,
     cgroup: &Cgroup,
 ) -> Result<Found> {
-    let mut wanted = listening(ports, netns)?;
-    if wanted.is_empty() {
-        return Ok(Found::default());
-    }
     let mut registry = Registry::open(tables)?;
-    for pid in cgroup.processes() {
-        if wanted.is_empty() {
-            break;
+    find::each(ports, netns, cgroup, |listeners, pid, socket| {
+        if let Err(error) = socket.and_then(|socket| registry.add(listeners, &socket)) {
+            log::warn!(
+                "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
+            );
         }
-        for (inode, fd) in sockets_of(pid, &wanted.keys().copied().collect()) {
-            let Some(listeners) = wanted.remove(&inode) else {
-                continue;
-            };
-            match duplicate(pid, fd).and_then(|socket| registry.add(listeners, &socket)) {
-                Ok(()) => {}
-                Err(error) => log::warn!(
-                    "process {pid}: its socket on the proxy's {listeners:?} port cannot be registered: {error:#}"
-                ),
-            }
-        }
-    }
+    })?;
     Ok(registry.found)
-}
-
-/// Inodes of the sockets that listen on the proxy's ports in the namespace.
-fn listening(ports: ProxyPorts, netns: &Netns) -> Result<BTreeMap<u64, Listeners>> {
-    netns.within(|| {
-        let mut found = BTreeMap::new();
-        // Of this thread, which is in the namespace, not of the process, which is not.
-        for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-            // A kernel without IPv6 has no tcp6.
-            let Ok(file) = File::open(path) else { continue };
-            // Those that listen come first (`tcp_seek_last_pos`, net/ipv4/tcp_ipv4.c); behind them
-            // may be hundreds of thousands of connections.
-            let lines = BufReader::new(file).lines().map_while(Result::ok);
-            let first: Vec<_> = lines
-                .enumerate()
-                .take_while(|(number, line)| *number == 0 || is_of_listener(line))
-                .map(|(_, line)| line + "\n")
-                .collect();
-            let entries =
-                TcpNetEntries::from_buf_read(first.concat().as_bytes(), current_system_info())
-                    .with_context(|| format!("reading {path}"))?;
-            for entry in entries.0 {
-                if entry.state == TcpState::Listen
-                    && let Some(listeners) = ports.listeners(Port(entry.local_address.port()))
-                {
-                    found.insert(entry.inode, listeners);
-                }
-            }
-        }
-        Ok(found)
-    })
-}
-
-/// The descriptors of a process that are among `inodes`. A process that ended has none.
-fn sockets_of(pid: u32, inodes: &BTreeSet<u64>) -> Vec<(u64, i32)> {
-    let Ok(fds) = Process::new(pid as i32).and_then(|process| process.fd()) else {
-        return Vec::new();
-    };
-    fds.flatten()
-        .filter_map(|fd| {
-            let FDTarget::Socket(inode) = fd.target else {
-                return None;
-            };
-            inodes.contains(&inode).then_some((inode, fd.fd))
-        })
-        .collect()
-}
-
-/// Linux 5.6; needs CAP_SYS_PTRACE over the process.
-fn duplicate(pid: u32, fd: i32) -> Result<OwnedFd> {
-    let pid = Pid::from_raw(pid as i32).context("no such process")?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
-    pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).context("pidfd_getfd")
-}
-
-/// A line of /proc/net/tcp: number, addresses, state.
-fn is_of_listener(line: &str) -> bool {
-    line.split_whitespace().nth(3) == Some("0A")
 }
 
 /// What a search has led to.

@@ -20,7 +20,7 @@ use crate::{
     config::{Config, DNS_PORT, Dns},
     dns::Capture,
     events::Events,
-    listeners::Search,
+    listeners::{LeftToKernel, Search},
     netns::Netns,
     owner::Source,
     pod::Pod,
@@ -71,6 +71,8 @@ pub struct Redirect {
     events: Events,
     watch: Watch,
     search: Search,
+    /// The ports that are left to the kernel's normal lookup.
+    left_to_kernel: Vec<LeftToKernel>,
     owner: Source,
     proxy_cgroup: Option<ProxyCgroup>,
     dns: DnsHooks,
@@ -140,6 +142,7 @@ impl Redirect {
             events,
             watch: Watch::new(),
             search: Search::default(),
+            left_to_kernel: Vec::new(),
             owner,
             proxy_cgroup,
             dns,
@@ -308,6 +311,7 @@ impl Redirect {
     }
 
     async fn enter(&mut self, netns: Netns) -> Result<()> {
+        self.look_all_listeners_up()?;
         self.pod = Some(Pod::enter(netns, &self.cgroups.pod)?);
         self.try_refresh().await
     }

@@ -17,6 +17,7 @@ use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port, Prefix},
     counter::Counter,
     interface::{Interface, Route},
+    listen::{Binds, NormalLookup},
     lists::{PortGroup, PortLists},
     maps::{self, Listeners},
     number::{Dealt, Number},
@@ -36,6 +37,8 @@ pub struct Tables {
     numbers: HashMap<MapData, OrigDst, Number>,
     dealt: Array<MapData, Dealt>,
     listeners: MapData,
+    binds: Array<MapData, Binds>,
+    normal_lookup: Array<MapData, NormalLookup>,
     unregistered: Array<MapData, u32>,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -67,6 +70,8 @@ impl Tables {
             numbers: map!(HashMap, maps::NUMBERS),
             dealt: map!(Array, maps::DEALT),
             listeners,
+            binds: map!(Array, maps::BINDS),
+            normal_lookup: map!(Array, maps::NORMAL_LOOKUP),
             unregistered: map!(Array, maps::UNREGISTERED),
             asleep: map!(Array, maps::ASLEEP),
             counters: map!(PerCpuArray, maps::COUNTERS),
@@ -154,22 +159,42 @@ impl Tables {
 
     /// The cookies of all sockets that are registered.
     pub fn registered(&self) -> Result<BTreeSet<u64>> {
-        self.cookies(0..Listeners::SLOTS * Listeners::ALL.len() as u32)
+        self.taken(0..Listeners::SLOTS * Listeners::ALL.len() as u32)
+            .map(|taken| Ok(taken?.1))
             .collect()
+    }
+
+    /// The sockets that are registered for a port, by slot and cookie.
+    pub fn registered_at(&self, listeners: Listeners) -> Result<Vec<(u32, u64)>> {
+        let first = listeners.first_slot();
+        self.taken(first..first + Listeners::SLOTS).collect()
     }
 
     /// How many are registered for each of the proxy's ports.
     pub fn listener_counts(&self) -> Result<Vec<(Listeners, u64)>> {
-        let count = |listeners: Listeners| {
-            let first = listeners.first_slot();
-            let cookies: Result<Vec<u64>> = self.cookies(first..first + Listeners::SLOTS).collect();
-            Ok((listeners, cookies?.len() as u64))
-        };
+        let count = |listeners| Ok((listeners, self.registered_at(listeners)?.len() as u64));
         Listeners::ALL.into_iter().map(count).collect()
     }
 
-    fn cookies(&self, slots: Range<u32>) -> impl Iterator<Item = Result<u64>> {
-        slots.filter_map(|slot| self.listener(slot).transpose())
+    fn taken(&self, slots: Range<u32>) -> impl Iterator<Item = Result<(u32, u64)>> {
+        slots.filter_map(|slot| {
+            let cookie = self.listener(slot).transpose()?;
+            Some(cookie.map(|cookie| (slot, cookie)))
+        })
+    }
+
+    /// How many sockets have bound to the proxy's ports.
+    pub fn binds(&self) -> Result<Binds> {
+        self.binds
+            .get(&0, 0)
+            .context("reading how many sockets have bound to the proxy's ports")
+    }
+
+    /// Says where the kernel's normal lookup finds the proxy's listeners.
+    pub fn set_normal_lookup(&mut self, ports: NormalLookup) -> Result<()> {
+        self.normal_lookup
+            .set(0, ports, 0)
+            .context("writing where the kernel finds the proxy's listeners")
     }
 
     /// Whether a socket listens, be it one that no slot takes. Slots fill from both ends.

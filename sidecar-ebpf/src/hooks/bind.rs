@@ -5,6 +5,7 @@
 use sidecar_ebpf_common::{
     addr::Ip,
     counter::{Counter, Hook, Reason},
+    maps::Listeners,
     number,
 };
 
@@ -21,8 +22,8 @@ pub(crate) fn v6(ctx: &SockAddr) -> CgroupVerdict {
 #[inline(always)]
 fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
     if !number::is_reserved(&ip) {
-        if listeners::at(ctx.port()).is_some() {
-            announce(hook, ctx);
+        if let Some(listeners) = listeners::at(ctx.port()) {
+            announce(hook, ctx, listeners);
         }
         return CgroupVerdict::Allow;
     }
@@ -35,12 +36,13 @@ fn keep_out(hook: Hook, ctx: &SockAddr, ip: Ip) -> CgroupVerdict {
 
 /// Whoever it is: whether it is the proxy is asked when it listens, as far as it is asked at all.
 #[inline(always)]
-fn announce(hook: Hook, ctx: &SockAddr) {
+fn announce(hook: Hook, ctx: &SockAddr, listeners: Listeners) {
     if !ctx.socket().is_tcp() {
         return;
     }
     let policy = maps::policy();
     if policy.scope.covers(ctx.netns_cookie()) {
+        maps::count_bind(listeners);
         events::bound(ctx.socket_cookie());
     } else {
         count(Counter::Other(hook, Reason::OtherNetns));

@@ -49,7 +49,12 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
         let Ends { local, remote } = ctx.ends_v4();
         // The usual way, without what addresses of the other family take.
         if Rewritten::from_ip(local).is_some() && usually(remote.is_loopback()) {
-            return own(ctx, &local, port);
+            return match listeners::at(port) {
+                Some(listeners) if usually(maps::are_found_by_kernel(listeners)) => {
+                    LookupVerdict::Pass
+                }
+                _ => own(ctx, &local, port),
+            };
         }
     }
     cold_path();

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use sidecar_ebpf_common::{counter::Hook, maps::Listeners};
+use sidecar_ebpf_common::{counter::Hook, listen::NormalLookup, maps::Listeners};
 
 use super::{Redirect, Side};
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
 impl Redirect {
     /// Wakes if a listener may be missing, and registers the proxy's sockets anew if one is.
     pub(super) fn look_for_listeners(&mut self) -> Result<()> {
+        self.check_what_is_left_to_the_kernel()?;
         let missed = Missed::read(&lock(&self.tables))?;
         let is_due = self.search.is_due(missed) || self.watch.is_unsearched();
         if self.watch.must_wake() || self.watch.is_asleep() && !self.has_all_listeners()? {
@@ -44,6 +45,7 @@ impl Redirect {
             lock(&self.tables).set_asleep(true)?;
             self.programs.detach_sock_ops();
             self.watch.sleep();
+            self.leave_to_kernel()?;
             log::debug!("the proxy's sockets listen: sock_ops is detached");
         }
         Ok(())
@@ -58,6 +60,40 @@ impl Redirect {
         }
         self.watch.wake(Instant::now());
         self.register_existing()
+    }
+
+    /// Has the kernel's normal lookup serve the ports where it finds the proxy. When all that have bound listen:
+    /// until then the programs know better.
+    fn leave_to_kernel(&mut self) -> Result<()> {
+        let Some(pod) = &self.pod else { return Ok(()) };
+        let mut tables = lock(&self.tables);
+        // Before the look, so that a bind meanwhile takes it back.
+        let binds = tables.binds()?;
+        self.left_to_kernel =
+            listeners::found_by_kernel(&tables, self.ports, &pod.netns, self.cgroups.proxy())
+                .context("looking at the proxy's listening sockets")?;
+        let ports = self
+            .left_to_kernel
+            .iter()
+            .fold(NormalLookup::NOWHERE, |ports, left| {
+                ports.with(left.listeners, &binds)
+            });
+        tables.set_normal_lookup(ports)
+    }
+
+    /// A listener that closes tells nobody. From then on a program looks, and counts what is refused.
+    fn check_what_is_left_to_the_kernel(&mut self) -> Result<()> {
+        for left in &self.left_to_kernel {
+            if !left.still_listens(&lock(&self.tables))? {
+                return self.look_all_listeners_up();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn look_all_listeners_up(&mut self) -> Result<()> {
+        self.left_to_kernel.clear();
+        lock(&self.tables).set_normal_lookup(NormalLookup::NOWHERE)
     }
 
     /// Whether everything listens that is expected to, and has for a while.

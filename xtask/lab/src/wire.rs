@@ -143,6 +143,9 @@ pub struct ListenOptions {
     pub v6_only: bool,
     pub mptcp: bool,
     pub fast_open: bool,
+    pub bind_to_device: Option<String>,
+    /// `IP_TOS`.
+    pub tos: u8,
     pub backlog: i32,
 }
 
@@ -154,6 +157,8 @@ impl ListenOptions {
             v6_only: true,
             mptcp: false,
             fast_open: false,
+            bind_to_device: None,
+            tos: 0,
             backlog: 1024,
         }
     }

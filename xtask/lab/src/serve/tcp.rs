@@ -42,11 +42,21 @@ pub(super) fn bind(options: &ListenOptions) -> OpResult<Socket> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(options.v6_only).during(name)?;
     }
+    bind_to_device(&socket, options.bind_to_device.as_deref())?;
+    if options.tos != 0 {
+        socket.set_tos_v4(options.tos.into()).during(name)?;
+    }
     socket.bind(&options.addr.into()).during(name)?;
     if options.fast_open {
         raw::set_tcp_option(socket.as_fd(), libc::TCP_FASTOPEN, 128).during(name)?;
     }
     Ok(socket)
+}
+
+fn bind_to_device(socket: &Socket, device: Option<&str>) -> OpResult<()> {
+    let Some(device) = device else { return Ok(()) };
+    let bound = socket.bind_device(Some(device.as_bytes()));
+    bound.during(|| format!("bind to {device}"))
 }
 
 pub(super) fn start_listening(socket: &Socket, backlog: i32) -> OpResult<()> {
@@ -76,11 +86,7 @@ pub(super) fn connect(options: &ConnectOptions) -> OpResult<Socket> {
     socket
         .set_reuse_address(options.reuse_address)
         .during(name)?;
-    if let Some(device) = &options.bind_to_device {
-        socket
-            .bind_device(Some(device.as_bytes()))
-            .during(|| format!("bind to {device}"))?;
-    }
+    bind_to_device(&socket, options.bind_to_device.as_deref())?;
     if let Some(from) = options.from {
         let from = if options.mapped { mapped(from) } else { from };
         socket

@@ -7,6 +7,7 @@
 )]
 
 mod bound;
+mod lookup;
 mod ports;
 #[path = "../stage/mod.rs"]
 mod stage;

@@ -17,8 +17,8 @@ use crate::{
 /// How long the loader may take to fall asleep, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a proxy that listens may be unknown.
-const SOON: Duration = Duration::from_secs(1);
-const SERVICE: &str = "10.96.0.10:80";
+pub(crate) const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SERVICE: &str = "10.96.0.10:80";
 
 fn is_watching(loader: &Loader) -> Result<bool> {
     let says = loader.is_watching()?;
@@ -45,7 +45,7 @@ fn links(process: u32) -> Result<usize> {
     Ok(count)
 }
 
-fn falls_asleep(loader: &Loader) -> Result<()> {
+pub(crate) fn falls_asleep(loader: &Loader) -> Result<()> {
     becomes(loader, false)
 }
 
