@@ -20,8 +20,6 @@
 //!
 //! [`Policy::hold`]: crate::policy::Policy::hold
 
-use core::net::Ipv4Addr;
-
 use crate::addr::{Ip, OrigDst};
 
 /// Bits of a number: what 127.128.0.0/10 leaves free.
@@ -33,12 +31,6 @@ const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 /// broadcast address 127.255.255.255.
 pub const V4_RANGE: u32 = 0x7f80_0000;
 pub const V4_RANGE_LEN: u32 = 10;
-
-/// 127.191.255.255, the last address of the range, stands for the pod's own as source of a redirected
-/// IPv4 connection. The answers go to it, and an address of eth0 there is dear: to a local address of
-/// another device than lo the kernel keeps no route, but makes and frees one each time
-/// (`__mkroute_output`, net/ipv4/route.c). Whoever asks for the source is told the pod's address.
-pub const STAND_IN: Ipv4Addr = Ipv4Addr::from_bits(V4_RANGE | NUMBER_MASK);
 
 /// fd73:6964:6563:6172::/64, a unique local prefix (RFC 4193) that the loader makes local to the
 /// pod's namespace: IPv6 has one loopback address only.
@@ -62,16 +54,10 @@ pub fn is_reserved(ip: &Ip) -> bool {
 pub struct Number(u32);
 
 impl Number {
-    /// The number that the counter value `count` stands for; `None` for the one whose address is
-    /// [`STAND_IN`], which is nobody's.
+    /// The number that the counter value `count` stands for.
     #[inline(always)]
-    pub const fn from_count(count: u64) -> Option<Self> {
-        let number = count as u32 & NUMBER_MASK;
-        if number == NUMBER_MASK {
-            None
-        } else {
-            Some(Self(number))
-        }
+    pub const fn from_count(count: u64) -> Self {
+        Self(count as u32 & NUMBER_MASK)
     }
 
     #[inline(always)]
@@ -113,14 +99,10 @@ impl Rewritten {
         ]))
     }
 
-    /// `ip` as a rewritten address: any of the two ranges but [`STAND_IN`].
+    /// `ip` as a rewritten address, if it lies in one of the two ranges.
     #[inline(always)]
     pub fn from_ip(ip: Ip) -> Option<Self> {
-        if is_reserved(&ip) && ip != Ip::from_v4(STAND_IN) {
-            Some(Self(ip))
-        } else {
-            None
-        }
+        is_reserved(&ip).then_some(Self(ip))
     }
 
     #[inline(always)]

@@ -224,8 +224,8 @@ impl Own {
     }
 }
 
-/// The source addresses that redirected connections have, where no route says otherwise, to all that
-/// ask for them; unspecified while the pod has none.
+/// The source addresses that the kernel chooses where no route says otherwise; unspecified while
+/// the pod has none.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sources {

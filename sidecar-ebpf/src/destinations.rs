@@ -136,7 +136,7 @@ fn in_slot(policy: &Policy, number: Number, dst: &OrigDst) -> Option<Known> {
 
 #[inline(always)]
 fn allocate(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason> {
-    let number = next_number().ok_or(Reason::HelperFailed)?;
+    let number = Number::from_count(maps::take_next());
     let slot = Slot::at(number.slot(policy.ring_mask)).ok_or(Reason::HelperFailed)?;
     let previous = slot.tenant();
     if !previous.may_go(now, policy.hold) || !slot.claim(previous) {
@@ -154,10 +154,4 @@ fn allocate(policy: &Policy, dst: &OrigDst, now: Tick) -> Result<Number, Reason>
     });
     maps::remember(dst, number);
     Ok(number)
-}
-
-/// The count after one that stands for no number has one, unless four million were taken in between.
-#[inline(always)]
-fn next_number() -> Option<Number> {
-    Number::from_count(maps::take_next()).or_else(|| Number::from_count(maps::take_next()))
 }

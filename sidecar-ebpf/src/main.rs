@@ -74,18 +74,6 @@ fn sidecar_getpeername6(ctx: SockAddrContext) -> i32 {
     CgroupVerdict::Allow.into()
 }
 
-#[cgroup_sock_addr(getsockname4)]
-fn sidecar_getsockname4(ctx: SockAddrContext) -> i32 {
-    hooks::getsockname::v4(&SockAddr::new(&ctx));
-    CgroupVerdict::Allow.into()
-}
-
-#[cgroup_sock_addr(getsockname6)]
-fn sidecar_getsockname6(ctx: SockAddrContext) -> i32 {
-    hooks::getsockname::v6(&SockAddr::new(&ctx));
-    CgroupVerdict::Allow.into()
-}
-
 #[cgroup_sock_addr(sendmsg4)]
 fn sidecar_sendmsg4(ctx: SockAddrContext) -> i32 {
     hooks::sendmsg::v4(&SockAddr::new(&ctx)).into()

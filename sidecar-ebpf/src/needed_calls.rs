@@ -20,14 +20,14 @@ mod probe;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, map, sk_lookup},
-    maps::{PerCpuArray, SockMap},
+    maps::PerCpuArray,
     programs::{SkLookupContext, SockAddrContext, SockoptContext},
 };
-use ctx::{SkLookup, SockAddr, Sockopt};
+use ctx::{SockAddr, Sockopt};
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst, Port},
     facts::Protocol,
-    number::{Number, Rewritten, STAND_IN},
+    number::{Number, Rewritten},
 };
 
 const PROXY: u32 = 1337;
@@ -37,16 +37,10 @@ const ORIGINAL_DST: (i32, i32) = (0, 80);
 /// 10.96.0.1:80, which is the answer for all connections.
 const SERVICE: OrigDst = OrigDst::new(Ip::from_v4_word(0x0a60_0001_u32.to_be()), Port(80));
 
-/// The cookie of the pod's namespace, and its address in network byte order. Constant for the verifier,
-/// because the benchmark writes them before.
+/// The cookie of the pod's namespace. Constant for the verifier, because the benchmark writes it before.
 #[unsafe(no_mangle)]
 static NETNS: u64 = 0;
-#[unsafe(no_mangle)]
-static ADDRESS: u32 = 0;
 
-/// The proxy's listener, which the benchmark enters.
-#[map]
-static LISTENER: SockMap = SockMap::with_max_entries(1, 0);
 /// Connections that were redirected.
 #[map]
 static COUNTER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -67,33 +61,21 @@ fn calls_connect4(ctx: SockAddrContext) -> i32 {
         }
         // As many destinations as there are, without a table.
         let low = u32::from_be(ctx.address_v4().words()[0]) & 0xff;
-        if let Some(number) = Number::from_count(low.into()) {
-            ctx.set_v4(&OrigDst::new(Rewritten::carrying_v4(number).ip(), OUTBOUND));
-        }
+        let number = Number::from_count(low.into());
+        ctx.set_v4(&OrigDst::new(Rewritten::carrying_v4(number).ip(), OUTBOUND));
     }
     1
 }
 
-/// Without a listener the SYN is dropped.
+/// The kernel finds a listener that is bound to every address.
 #[sk_lookup]
-fn calls_sk_lookup(ctx: SkLookupContext) -> u32 {
-    if SkLookup::new(&ctx).local_port() != OUTBOUND {
-        return 1;
-    }
-    match LISTENER.redirect_sk_lookup(&ctx, 0, 0) {
-        Ok(()) => 1,
-        Err(_) => 0,
-    }
+fn calls_sk_lookup(_: SkLookupContext) -> u32 {
+    1
 }
 
+/// Of the proxy's end of a connection, which is the one that asks: its peer carries no number.
 #[cgroup_sock_addr(getpeername4)]
-fn calls_getpeername4(ctx: SockAddrContext) -> i32 {
-    let ctx = SockAddr::new(&ctx);
-    if ctx.address_v4() == Ip::from_v4(STAND_IN) && is_pod(ctx.netns_cookie()) {
-        // SAFETY: an aligned static; volatile, because the benchmark replaces the value.
-        let address = unsafe { (&raw const ADDRESS).read_volatile() };
-        ctx.set_address_v4(&Ip::from_v4_word(address));
-    }
+fn calls_getpeername4(_: SockAddrContext) -> i32 {
     1
 }
 

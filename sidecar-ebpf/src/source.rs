@@ -1,20 +1,18 @@
 //! The source address of a redirected connection: the one that the kernel chooses for the real
 //! destination, because netfilter redirects a packet that has its source already.
 //!
-//! Left to itself a rewritten connection gets the source of the redirect's own route. For IPv6 that is
-//! [`Policy::sources`]; for IPv4 it is [`STAND_IN`], and whoever asks is told [`Policy::sources`]. So only
-//! another one has to be said.
+//! Left to itself a rewritten connection gets the source of the redirect's own route, which is
+//! [`Policy::sources`]; so only another one has to be said.
 
 use sidecar_ebpf_common::{
     addr::Ip,
     decide::PASSTHROUGH_V6,
     interface::Interface,
-    number::STAND_IN,
     policy::{Policy, Switches},
     usual::rarely,
 };
 
-use crate::{ctx::SockAddr, features, maps};
+use crate::{features, maps};
 
 /// The address that an unbound socket must be bound to before its connection to `dst` is
 /// rewritten; `None` if it gets the right one by itself.
@@ -35,19 +33,6 @@ pub(crate) fn for_destination(policy: &Policy, features: Switches, dst: &Ip) -> 
 pub(crate) fn towards(policy: &Policy, dst: &Ip) -> Option<Ip> {
     let source = right_source(policy, features::all(), dst).unwrap_or(usual(policy, dst));
     (!source.is_unspecified()).then_some(source)
-}
-
-/// The pod's address where `ip`, an end of a connection, stands for it. Nobody can bind or connect to the
-/// stand-in, so only the source of a redirected connection is one.
-#[inline(always)]
-pub(crate) fn behind(ctx: &SockAddr, ip: &Ip) -> Option<Ip> {
-    if *ip != Ip::from_v4(STAND_IN) {
-        return None;
-    }
-    let policy = maps::policy();
-    let source = policy.sources.v4();
-    let is_known = policy.scope.covers(ctx.netns_cookie()) && !source.is_unspecified();
-    is_known.then_some(source)
 }
 
 #[inline(always)]

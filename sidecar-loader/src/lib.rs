@@ -12,6 +12,7 @@
 //!
 //! [`cmd`] has the other jobs: they show and explain the rules, or test the redirection.
 
+pub mod answers;
 mod btf;
 pub mod cgroup;
 pub mod cli;

@@ -22,7 +22,7 @@ use sidecar_ebpf_common::{
     maps::Listeners,
 };
 
-pub use self::reach::{LeftToKernel, found_by_kernel};
+pub use self::reach::{LeftToKernel, release, settle};
 use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
 
 /// Registers what listens on the proxy's ports in `netns` and belongs to a process of `cgroup`.

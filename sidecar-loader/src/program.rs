@@ -48,8 +48,6 @@ fn spec(hook: Hook) -> Spec {
         ),
         Hook::Getpeername4 => ("sidecar_getpeername4", 29, "5.8"),
         Hook::Getpeername6 => ("sidecar_getpeername6", 30, "5.8"),
-        Hook::Getsockname4 => ("sidecar_getsockname4", 31, "5.8"),
-        Hook::Getsockname6 => ("sidecar_getsockname6", 32, "5.8"),
         Hook::Sendmsg4 => ("sidecar_sendmsg4", 14, "5.12 (atomic fetch-and-add)"),
         Hook::Sendmsg6 => ("sidecar_sendmsg6", 15, "5.12 (atomic fetch-and-add)"),
         Hook::Recvmsg4 => ("sidecar_recvmsg4", 19, "5.7 (namespace cookie)"),
@@ -277,8 +275,6 @@ fn hook_program<'a>(ebpf: &'a mut Ebpf, hook: Hook, name: &str) -> Result<HookPr
         | Hook::Connect6
         | Hook::Getpeername4
         | Hook::Getpeername6
-        | Hook::Getsockname4
-        | Hook::Getsockname6
         | Hook::Sendmsg4
         | Hook::Sendmsg6
         | Hook::Recvmsg4

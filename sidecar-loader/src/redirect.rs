@@ -86,15 +86,7 @@ pub struct Redirect {
 /// The hooks that ask the outbound rules. They come last and go first, so that no connection is
 /// redirected that nothing could answer for.
 const OUTBOUND: [Hook; 2] = [Hook::Connect4, Hook::Connect6];
-/// What the application is told of the two ends of its connection.
-const APPLICATION: [Hook; 4] = [
-    Hook::Getpeername4,
-    Hook::Getpeername6,
-    Hook::Getsockname4,
-    Hook::Getsockname6,
-];
-/// What the proxy is told of the application's end, also by `accept()`.
-const PEER: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
+const APPLICATION: [Hook; 2] = [Hook::Getpeername4, Hook::Getpeername6];
 /// The hooks that tell of sockets that may listen. They come first: of a socket that has bound
 /// before, only a search tells.
 const BIND: [Hook; 2] = [Hook::Bind4, Hook::Bind6];
@@ -179,7 +171,6 @@ impl Redirect {
 
     fn attach_outbound(&mut self) -> Result<()> {
         self.attach_all(&APPLICATION, Side::Pod)?;
-        self.attach_also_to_proxy(&PEER)?;
         if self.dns == DnsHooks::PodAndProxy {
             self.programs.attach_answers(self.cgroups.proxy())?;
         }
@@ -304,6 +295,7 @@ impl Redirect {
     pub async fn detach(&mut self) -> Result<()> {
         self.programs.detach();
         self.watch.turn_off();
+        self.release_listeners();
         match self.pod.take() {
             Some(pod) => pod.leave().await,
             None => Ok(()),

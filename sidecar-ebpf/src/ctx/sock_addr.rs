@@ -1,4 +1,4 @@
-//! The context of bind, connect, sendmsg, recvmsg, getpeername and getsockname hooks.
+//! The context of bind, connect, sendmsg, recvmsg and getpeername hooks.
 #![expect(
     unsafe_code,
     reason = "context structures are raw pointers from the kernel"
@@ -21,7 +21,7 @@ impl SockAddr {
         Self(ctx.sock_addr)
     }
 
-    /// The address of an AF_INET call: a destination, a peer, or the socket's own.
+    /// The address of an AF_INET call: a destination, or a peer.
     #[inline(always)]
     pub(crate) fn address_v4(&self) -> Ip {
         // SAFETY: the pointer is the program's context.
@@ -43,30 +43,21 @@ impl SockAddr {
 
     #[inline(always)]
     pub(crate) fn set_v4(&self, to: &OrigDst) {
-        self.set_address_v4(&to.ip);
-        self.set_port(to.port);
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_v6(&self, to: &OrigDst) {
-        self.set_address_v6(&to.ip);
-        self.set_port(to.port);
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_address_v4(&self, ip: &Ip) {
-        // SAFETY: as above; the field is writable in every hook that calls this.
-        unsafe { (&raw mut (*self.0).user_ip4).write_volatile(ip.words()[0]) };
+        // SAFETY: as above; both fields are writable in every hook that calls this.
+        unsafe {
+            (&raw mut (*self.0).user_ip4).write_volatile(to.ip.words()[0]);
+            (&raw mut (*self.0).user_port).write_volatile(to.port.to_be_word());
+        }
     }
 
     /// Writes the address of an AF_INET6 call. An IPv4 address goes where the IPv4-mapped one that
     /// is there already has it.
     #[inline(always)]
-    pub(crate) fn set_address_v6(&self, ip: &Ip) {
-        let words = ip.words();
+    pub(crate) fn set_v6(&self, to: &OrigDst) {
+        let words = to.ip.words();
         // SAFETY: as above; the fields are writable in every hook that calls this.
         unsafe {
-            if ip.is_v4() {
+            if to.ip.is_v4() {
                 (&raw mut (*self.0).user_ip6[3]).write_volatile(words[0]);
             } else {
                 (&raw mut (*self.0).user_ip6[0]).write_volatile(words[0]);
@@ -74,13 +65,8 @@ impl SockAddr {
                 (&raw mut (*self.0).user_ip6[2]).write_volatile(words[2]);
                 (&raw mut (*self.0).user_ip6[3]).write_volatile(words[3]);
             }
+            (&raw mut (*self.0).user_port).write_volatile(to.port.to_be_word());
         }
-    }
-
-    #[inline(always)]
-    fn set_port(&self, port: Port) {
-        // SAFETY: as above; the field is writable in every hook that calls this.
-        unsafe { (&raw mut (*self.0).user_port).write_volatile(port.to_be_word()) };
     }
 
     /// Linux 5.7, f318903c0bf4.

@@ -1,5 +1,4 @@
-//! `cgroup/getpeername4` and `getpeername6`: the application sees the destination it asked for, the
-//! proxy, also at `accept()`, the application's address.
+//! `cgroup/getpeername4` and `getpeername6`: the application sees the destination it asked for.
 
 use sidecar_ebpf_common::{
     addr::{Ip, OrigDst},
@@ -8,22 +7,16 @@ use sidecar_ebpf_common::{
 };
 
 use super::recvmsg;
-use crate::{count::count, ctx::SockAddr, destinations, maps, source};
+use crate::{count::count, ctx::SockAddr, destinations, maps};
 
 pub(crate) fn v4(ctx: &SockAddr) {
-    let peer = ctx.address_v4();
-    if let Some(source) = source::behind(ctx, &peer) {
-        ctx.set_address_v4(&source);
-    } else if let Some(asked) = asked_for(Hook::Getpeername4, ctx, peer) {
+    if let Some(asked) = asked_for(Hook::Getpeername4, ctx, ctx.address_v4()) {
         ctx.set_v4(&asked);
     }
 }
 
 pub(crate) fn v6(ctx: &SockAddr) {
-    let peer = ctx.address_v6();
-    if let Some(source) = source::behind(ctx, &peer) {
-        ctx.set_address_v6(&source);
-    } else if let Some(asked) = asked_for(Hook::Getpeername6, ctx, peer) {
+    if let Some(asked) = asked_for(Hook::Getpeername6, ctx, ctx.address_v6()) {
         ctx.set_v6(&asked);
     }
 }

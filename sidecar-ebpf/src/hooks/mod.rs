@@ -6,7 +6,6 @@ pub(crate) mod bind;
 pub(crate) mod connect;
 mod connect_udp;
 pub(crate) mod getpeername;
-pub(crate) mod getsockname;
 pub(crate) mod getsockopt;
 mod outbound;
 mod query;

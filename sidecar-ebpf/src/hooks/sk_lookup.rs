@@ -47,8 +47,10 @@ pub(crate) fn steer(ctx: &SkLookup<'_>) -> LookupVerdict {
     let port = ctx.local_port();
     if usually(ctx.is_v4()) {
         let Ends { local, remote } = ctx.ends_v4();
-        // The usual way, without what addresses of the other family take.
-        if Rewritten::from_ip(local).is_some() && usually(remote.is_loopback()) {
+        // The usual way, without what addresses of the other family take, or a pod with many.
+        if Rewritten::from_ip(local).is_some()
+            && usually(maps::policy().own.contains(&remote) || remote.is_loopback())
+        {
             return match listeners::at(port) {
                 Some(listeners) if usually(maps::are_found_by_kernel(listeners)) => {
                     LookupVerdict::Pass

@@ -6,10 +6,7 @@
 //! net/ipv4/inet_connection_sock.c), but a socket of the same user that shares the port by SO_REUSEPORT,
 //! as the proxy's workers do.
 
-use std::{
-    io,
-    net::IpAddr,
-};
+use std::{io, net::IpAddr};
 
 use anyhow::Result;
 use rustix::net::sockopt::socket_cookie;
@@ -17,7 +14,7 @@ use sidecar_ebpf_common::{listen::ProxyPorts, maps::Listeners};
 use socket2::SockRef;
 
 use super::find;
-use crate::{cgroup::Cgroup, netns::Netns, tables::Tables};
+use crate::{answers, cgroup::Cgroup, netns::Netns, tables::Tables};
 
 /// A port of the proxy, and the registered sockets that the kernel finds there.
 #[derive(Debug)]
@@ -39,8 +36,9 @@ impl LeftToKernel {
     }
 }
 
-/// The ports on which every socket that can get an IPv4 connection is the proxy's and found by the kernel.
-pub fn found_by_kernel(
+/// Looks at what the proxy listens with, and has its answers go by lo ([`answers`]). Returns the ports on which
+/// every socket that can get an IPv4 connection is the proxy's and found by the kernel.
+pub fn settle(
     tables: &Tables,
     ports: ProxyPorts,
     netns: &Netns,
@@ -50,8 +48,11 @@ pub fn found_by_kernel(
     let mut not_found = Vec::new();
     let strangers = find::each(ports, netns, cgroup, |listeners, pid, socket| {
         let seen = socket.and_then(|socket| {
-            let reach = Reach::of(&SockRef::from(&socket))?;
-            Ok((reach, socket_cookie(&socket)?))
+            let listener = SockRef::from(&socket);
+            if answers::stay_in_pod(listeners, ports) {
+                answers::send_by_lo(&listener)?;
+            }
+            Ok((Reach::of(&listener)?, socket_cookie(&socket)?))
         });
         match seen {
             Ok((Reach::Found, cookie)) => found.push((listeners, cookie)),
@@ -75,6 +76,17 @@ pub fn found_by_kernel(
         }
     }
     Ok(left)
+}
+
+/// Leaves the proxy's sockets as they were before [`settle`].
+pub fn release(ports: ProxyPorts, netns: &Netns, cgroup: &Cgroup) -> Result<()> {
+    find::each(ports, netns, cgroup, |_, pid, socket| {
+        let released = socket.and_then(|socket| Ok(answers::send_as_any(&SockRef::from(&socket))?));
+        if let Err(error) = released {
+            log::debug!("process {pid}: releasing its listener: {error:#}");
+        }
+    })
+    .map(drop)
 }
 
 /// What the kernel's lookup makes of a listening socket, for an IPv4 connection to any address.

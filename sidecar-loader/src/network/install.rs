@@ -1,32 +1,42 @@
 //! What is added to the pod's namespace, and taken away again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::route::{RouteMessage, RouteScope, RouteType},
 };
-use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6_RANGE_LEN};
+use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN, V6_RANGE, V6_RANGE_LEN};
 
 use super::{LO, Network, View, routes::RT_TABLE_LOCAL, view::RangeRoute};
+use crate::answers;
 
 impl Network {
-    /// Adds what is missing or wrong: routes for the redirect's ranges, with the stand-in as source for
-    /// IPv4 and the pod's address for IPv6, and `::6`. Returns whether anything was changed.
+    /// Adds what is missing or wrong: routes for the redirect's ranges with the pod's addresses as
+    /// source, the route for answers, and `::6`. Returns whether anything was changed.
     pub async fn install(&mut self, view: &View, ipv6: bool) -> Result<bool> {
         let mut changed = false;
         // 127.128.0.0/10 is local without a route too; the route is for the source address.
-        if view.v4.is_some() && view.v4_route != Some(RangeRoute::WITH_STAND_IN) {
+        if let Some(source) = view.v4
+            && view.v4_route
+                != Some(RangeRoute {
+                    source: Some(source.into()),
+                })
+        {
             self.handle
                 .route()
-                .add(v4_route())
+                .add(v4_route(Some(source)))
                 .replace()
                 .execute()
                 .await
-                .with_context(|| format!("adding the route local {} src {STAND_IN}", v4_range()))?;
+                .with_context(|| format!("adding the route local {} src {source}", v4_range()))?;
             changed = true;
         }
+        changed |= self.install_answers(view).await?;
         if !ipv6 {
             return Ok(changed);
         }
@@ -55,14 +65,40 @@ impl Network {
         Ok(changed)
     }
 
+    /// The route by which the proxy's answers go to the pod's address ([`answers`]), and to no other.
+    async fn install_answers(&self, view: &View) -> Result<bool> {
+        let wanted: BTreeSet<_> = view.v4.into_iter().collect();
+        for &ip in wanted.difference(&view.answers) {
+            let add = self.handle.route().add(answers_route(ip)).replace();
+            add.execute().await.with_context(|| {
+                format!(
+                    "adding the route local {ip} tos {:#04x} dev lo",
+                    answers::TOS
+                )
+            })?;
+        }
+        for &ip in view.answers.difference(&wanted) {
+            let gone = self.handle.route().del(answers_route(ip)).execute().await;
+            gone.with_context(|| {
+                format!("removing the route local {ip} tos {:#04x}", answers::TOS)
+            })?;
+        }
+        Ok(wanted != view.answers)
+    }
+
     /// Removes what [`Network::install`] added.
     pub async fn remove(self) -> Result<()> {
         let view = self.view().await?;
         let mut failures = Vec::new();
         if view.v4_route.is_some()
-            && let Err(error) = self.handle.route().del(v4_route()).execute().await
+            && let Err(error) = self.handle.route().del(v4_route(None)).execute().await
         {
             failures.push(format!("route {}: {error}", v4_range()));
+        }
+        for ip in view.answers {
+            if let Err(error) = self.handle.route().del(answers_route(ip)).execute().await {
+                failures.push(format!("route {ip} tos {:#04x}: {error}", answers::TOS));
+            }
         }
         if view.v6_route.is_some()
             && let Err(error) = self.handle.route().del(v6_route(None)).execute().await
@@ -86,15 +122,29 @@ impl Network {
     }
 }
 
-fn v4_route() -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
+fn v4_route(source: Option<Ipv4Addr>) -> RouteMessage {
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(Ipv4Addr::from_bits(V4_RANGE), V4_RANGE_LEN as u8)
         .output_interface(LO)
         .table_id(u32::from(RT_TABLE_LOCAL))
         .kind(RouteType::Local)
+        .scope(RouteScope::Host);
+    if let Some(source) = source {
+        route = route.pref_source(source);
+    }
+    route.build()
+}
+
+fn answers_route(to: Ipv4Addr) -> RouteMessage {
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(to, 32)
+        .output_interface(LO)
+        .table_id(u32::from(RT_TABLE_LOCAL))
+        .kind(RouteType::Local)
         .scope(RouteScope::Host)
-        .pref_source(STAND_IN)
-        .build()
+        .build();
+    route.header.tos = answers::TOS;
+    route
 }
 
 fn v6_route(source: Option<Ipv6Addr>) -> RouteMessage {

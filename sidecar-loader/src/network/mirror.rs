@@ -33,7 +33,7 @@ const RT_TABLE_DEFAULT: u8 = 253;
 pub struct Mirror {
     /// Local prefixes too, for their sources.
     pub routes: BTreeMap<Prefix, Route>,
-    /// Some destination has another source than rewritten connections have by themselves.
+    /// Some destination has another source than rewritten connections get by themselves.
     pub sources_differ: bool,
 }
 
@@ -246,21 +246,25 @@ mod tests {
 
     /// A pod as most are.
     fn pod() -> View {
-        let (v4, v6) = ("10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap());
+        let [v4, v6] = ["10.0.0.5", "fd00::5"].map(|ip| ip.parse::<IpAddr>().unwrap());
         let locals = [
             ("127.0.0.0", 8),
             ("::1", 128),
             ("::6", 128),
             ("fe80::1", 128),
         ];
+        let range = |source| {
+            Some(RangeRoute {
+                source: Some(source),
+            })
+        };
         View {
             locals: locals
                 .map(|(ip, len)| (prefix(ip, len), Interface::LO))
                 .into(),
-            v4: Some(v4),
-            addresses: [v4.into(), v6].into(),
-            v4_route: Some(RangeRoute::WITH_STAND_IN),
-            v6_route: Some(RangeRoute { source: Some(v6) }),
+            addresses: [v4, v6].into(),
+            v4_route: range(v4),
+            v6_route: range(v6),
             ..View::default()
         }
     }

@@ -15,6 +15,7 @@ use sidecar_ebpf_common::{
 };
 
 use super::{LO, Network, View, view::RangeRoute};
+use crate::answers;
 
 /// The table of local addresses (include/uapi/linux/rtnetlink.h).
 pub(super) const RT_TABLE_LOCAL: u8 = 255;
@@ -40,6 +41,10 @@ fn add_route(view: &mut View, prefix: Prefix, route: &RouteMessage) {
         if is_local {
             view.set_range_route(&prefix, preferred_source(route));
         }
+    } else if is_local && is_for_answers(route) {
+        if let IpAddr::V4(ip) = prefix.ip.into() {
+            view.answers.insert(ip);
+        }
     } else if is_local {
         let interface = Interface(output_interface(route).unwrap_or(LO));
         view.locals.insert(prefix, interface);
@@ -58,6 +63,11 @@ impl View {
             self.v6_route = range;
         }
     }
+}
+
+/// Whether it is one of the redirect's own, beside the one that says whose the address is.
+fn is_for_answers(route: &RouteMessage) -> bool {
+    route.header.tos == answers::TOS && output_interface(route) == Some(LO)
 }
 
 /// Whether the route, in whatever table, may decide where a connection goes.

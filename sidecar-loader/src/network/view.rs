@@ -8,7 +8,6 @@ use std::{
 use sidecar_ebpf_common::{
     addr::{Ip, Prefix},
     interface::Interface,
-    number::STAND_IN,
     policy::{Own, Sources},
 };
 
@@ -33,18 +32,14 @@ pub struct View {
     pub(super) has_passthrough: bool,
     pub(super) v4_route: Option<RangeRoute>,
     pub(super) v6_route: Option<RangeRoute>,
+    /// The addresses to which there is a route for answers.
+    pub(super) answers: BTreeSet<Ipv4Addr>,
 }
 
 /// A route for one of the redirect's ranges, with its source address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RangeRoute {
     pub(super) source: Option<IpAddr>,
-}
-
-impl RangeRoute {
-    pub(super) const WITH_STAND_IN: Self = Self {
-        source: Some(IpAddr::V4(STAND_IN)),
-    };
 }
 
 impl View {
@@ -59,14 +54,16 @@ impl View {
         }
     }
 
-    /// The source addresses that rewritten connections have by themselves, as far as anybody knows.
+    /// The source addresses that rewritten connections get by themselves.
     pub fn sources(&self) -> Sources {
-        let stands_for_pod = self.v4_route == Some(RangeRoute::WITH_STAND_IN);
-        let v4 = self.v4.filter(|_| stands_for_pod);
-        let v6 = self.v6_route.as_ref().and_then(|route| route.source);
+        let source = |route: &Option<RangeRoute>| route.as_ref()?.source;
+        let v4 = source(&self.v4_route).and_then(|source| match source {
+            IpAddr::V4(source) => Some(source),
+            IpAddr::V6(_) => None,
+        });
         Sources::new(
             v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            v6.map_or(Ip::UNSPECIFIED_V6, Ip::from),
+            source(&self.v6_route).map_or(Ip::UNSPECIFIED_V6, Ip::from),
         )
     }
 

@@ -43,9 +43,11 @@ impl Redirect {
         if self.may_sleep()? {
             // In this order: a connection that finds no listener from now on wakes.
             lock(&self.tables).set_asleep(true)?;
+            if let Err(error) = self.settle() {
+                log::warn!("{error:#}");
+            }
             self.programs.detach_sock_ops();
             self.watch.sleep();
-            self.leave_to_kernel()?;
             log::debug!("the proxy's sockets listen: sock_ops is detached");
         }
         Ok(())
@@ -62,15 +64,15 @@ impl Redirect {
         self.register_existing()
     }
 
-    /// Has the kernel's normal lookup serve the ports where it finds the proxy. When all that have bound listen:
+    /// The proxy has come to rest. Has the kernel's normal lookup serve the ports where it finds the proxy. When all that have bound listen:
     /// until then the programs know better.
-    fn leave_to_kernel(&mut self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         let Some(pod) = &self.pod else { return Ok(()) };
         let mut tables = lock(&self.tables);
         // Before the look, so that a bind meanwhile takes it back.
         let binds = tables.binds()?;
         self.left_to_kernel =
-            listeners::found_by_kernel(&tables, self.ports, &pod.netns, self.cgroups.proxy())
+            listeners::settle(&tables, self.ports, &pod.netns, self.cgroups.proxy())
                 .context("looking at the proxy's listening sockets")?;
         let ports = self
             .left_to_kernel
@@ -89,6 +91,14 @@ impl Redirect {
             }
         }
         Ok(())
+    }
+
+    /// Undoes what was done to the proxy's sockets.
+    pub(super) fn release_listeners(&self) {
+        let Some(pod) = &self.pod else { return };
+        if let Err(error) = listeners::release(self.ports, &pod.netns, self.cgroups.proxy()) {
+            log::warn!("releasing the proxy's listening sockets: {error:#}");
+        }
     }
 
     pub(super) fn look_all_listeners_up(&mut self) -> Result<()> {

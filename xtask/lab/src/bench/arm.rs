@@ -5,7 +5,9 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use sidecar_ebpf_common::number::{STAND_IN, V4_RANGE, V4_RANGE_LEN};
+use sidecar_ebpf_common::number::{V4_RANGE, V4_RANGE_LEN};
+use sidecar_loader::answers;
+use socket2::SockRef;
 
 use super::{
     crew::{Crew, NUMBERED, SERVICES, Slice, Way, Ways},
@@ -19,7 +21,7 @@ use crate::{
     Agent, Listener, Loader,
     conformance::{Backend, Installed, Redirected},
     netns::inside,
-    pod::Pod,
+    pod::{POD_IP, Pod},
     process::run,
 };
 
@@ -78,7 +80,7 @@ impl Kind {
             }
             Self::Path => format!(
                 "no redirection and no program: the application connects to {} and its like, from \
-                 {STAND_IN}, as a connection goes that sidecar-ebpf has redirected",
+                 {POD_IP}, and is answered by lo, as a connection goes that sidecar-ebpf has redirected",
                 NUMBERED[0]
             ),
             Self::EmptyPrograms => format!(
@@ -87,8 +89,7 @@ impl Kind {
             ),
             Self::NeededCalls => "programs in the same places that make the calls which no redirect \
                 can do without, and nothing else: namespace, owner and a counter, and the proxy's \
-                port at an address that follows from the destination's; the listener's look-up; the \
-                pod's address for the peer; one answer to SO_ORIGINAL_DST"
+                port at an address that follows from the destination's; one answer to SO_ORIGINAL_DST"
                 .to_owned(),
             Self::Rules(Backend::Legacy) => rules("iptables-legacy-restore"),
             Self::Rules(Backend::Nft) => rules("iptables-nft-restore"),
@@ -166,11 +167,11 @@ impl Arm {
         let redirect = match kind {
             Kind::None => Redirect::None,
             Kind::Path | Kind::EmptyPrograms => {
-                add_route(&pod)?;
+                add_routes(&pod)?;
                 Redirect::None
             }
             Kind::NeededCalls => {
-                add_route(&pod)?;
+                add_routes(&pod)?;
                 Redirect::NeededCalls(FloorPrograms::needed_calls(&pod)?.into())
             }
             Kind::Rules(backend) => {
@@ -264,10 +265,13 @@ impl Arm {
             Some(crew) => crew,
             none => {
                 let crew = none.insert(Crew::start(&self.pod, self.ways)?);
-                match &mut self.redirect {
-                    Redirect::Ours(loader) => loader.wait_until_quiet()?,
-                    Redirect::NeededCalls(programs) => programs.set_listener(&crew.outbound)?,
-                    Redirect::None | Redirect::Rules(_) | Redirect::Further(_) => {}
+                match (&self.kind, &self.redirect) {
+                    (Kind::Path | Kind::EmptyPrograms | Kind::NeededCalls, _) => {
+                        answers::send_by_lo(&SockRef::from(&crew.outbound))
+                            .context("sending the proxy's answers by lo")?;
+                    }
+                    (_, Redirect::Ours(loader)) => loader.wait_until_quiet()?,
+                    _ => {}
                 }
                 crew
             }
@@ -368,7 +372,7 @@ impl Arm {
                 loader.signal(Signal::SIGKILL)?;
                 loader.wait().map(drop)
             }
-            Redirect::NeededCalls(programs) => programs.clear_listener(),
+            Redirect::NeededCalls(programs) => programs.lose_redirect(),
             Redirect::Further(running) => running.tear_down(),
         }
     }
@@ -383,10 +387,12 @@ impl Arm {
 }
 
 /// As the loader does, for connections that go where its own go.
-fn add_route(pod: &Pod) -> Result<()> {
+fn add_routes(pod: &Pod) -> Result<()> {
     let range = Ipv4Addr::from_bits(V4_RANGE);
+    let tos = answers::TOS;
     pod.ip(&format!(
-        "route add local {range}/{V4_RANGE_LEN} dev lo src {STAND_IN}\n"
+        "route add local {range}/{V4_RANGE_LEN} dev lo src {POD_IP}\n\
+         route add local {POD_IP} dev lo tos {tos:#04x}\n"
     ))
 }
 

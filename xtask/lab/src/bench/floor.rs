@@ -1,19 +1,19 @@
 //! Programs of the benchmark's own in the places of those that are measured, which tell what of their time
 //! is the kernel's.
 
-use std::{env, fs::File, os::fd::AsRawFd, path::Path};
+use std::{env, fs::File, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, PerCpuArray, SockMap},
+    maps::PerCpuArray,
     programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, Program, SkLookup},
 };
 use sidecar_ebpf_common::maps::CREDENTIAL_OFFSETS;
 use sidecar_loader::{cli, netns::Netns, owner};
 
 use super::{empty, kernel::Held};
-use crate::pod::{POD_IP, Pod};
+use crate::pod::Pod;
 
 /// Where programs of ours run for a redirected IPv4 connection, and the section that says so.
 const PLACES: [(&str, &str); 4] = [
@@ -24,7 +24,6 @@ const PLACES: [(&str, &str); 4] = [
 ];
 /// Where the object file is that `sidecar-ebpf/src/needed_calls.rs` becomes.
 const NEEDED_CALLS: &str = "SIDECAR_NEEDED_CALLS";
-const LISTENER: &str = "LISTENER";
 const COUNTER: &str = "COUNTER";
 
 /// What its programs' names have before the names of their hooks.
@@ -45,18 +44,16 @@ impl FloorPrograms {
     }
 
     /// Programs that make the calls which no redirect can do without. They redirect what the pod connects
-    /// to as soon as they have a listener, and refuse it until then.
+    /// to.
     pub(super) fn needed_calls(pod: &Pod) -> Result<Self> {
         let object = env::var_os(NEEDED_CALLS).with_context(|| {
             format!("{NEEDED_CALLS} names no object file: run this by `cargo xtask bench`")
         })?;
         let netns = Netns::open(&cli::Netns::Path(pod.netns_path()))?.cookie()?;
         let offsets = owner::Source::find().offsets();
-        let address = POD_IP.to_bits().to_be();
         let ebpf = EbpfLoader::new()
             .override_global(CREDENTIAL_OFFSETS, &offsets, true)
             .override_global("NETNS", &netns, true)
-            .override_global("ADDRESS", &address, true)
             .load_file(&object)
             .with_context(|| format!("loading {}", Path::new(&object).display()))?;
         Self::attach(ebpf, CALLS, pod)
@@ -87,24 +84,12 @@ impl FloorPrograms {
         ))
     }
 
-    /// Where connections arrive from now on.
-    pub(super) fn set_listener(&mut self, listener: &impl AsRawFd) -> Result<()> {
-        let set = self.listener()?.set(0, listener, 0);
-        set.context("entering the proxy's listener")
-    }
-
-    /// From now on nobody gets them.
-    pub(super) fn clear_listener(&mut self) -> Result<()> {
-        let cleared = self.listener()?.clear_index(&0);
-        cleared.context("taking the proxy's listener out")
-    }
-
-    fn listener(&mut self) -> Result<SockMap<&mut MapData>> {
-        let map = self
-            .ebpf
-            .map_mut(LISTENER)
-            .context("there is no such map")?;
-        Ok(map.try_into()?)
+    /// From now on nothing is redirected.
+    pub(super) fn lose_redirect(&mut self) -> Result<()> {
+        let name = format!("{}connect4", self.prefix);
+        let program = self.ebpf.program_mut(&name).context("there is none")?;
+        let program: &mut CgroupSockAddr = program.try_into()?;
+        program.unload().context("taking the connect program away")
     }
 
     /// How many connections were redirected.

@@ -22,7 +22,7 @@ pub(super) struct Held {
 }
 
 /// `enum bpf_attach_type` (include/uapi/linux/bpf.h), as far as this project goes.
-const HOOKS: [(u64, &str); 16] = [
+const HOOKS: [(u64, &str); 14] = [
     (3, "sock_ops"),
     (8, "bind4"),
     (9, "bind6"),
@@ -35,8 +35,6 @@ const HOOKS: [(u64, &str); 16] = [
     (21, "getsockopt"),
     (29, "getpeername4"),
     (30, "getpeername6"),
-    (31, "getsockname4"),
-    (32, "getsockname6"),
     (36, "sk_lookup"),
     (7, "sk_msg_verdict"),
 ];

@@ -171,8 +171,7 @@ Everything keeps running ({own}, process {pid}; proxy: process {proxy_pid}).
   In such a shell (every server sends back what it is sent):
     exec 3<>/dev/tcp/{service}; echo hello >&3; head -1 <&3; ss -tn; exec 3>&-
     others: {own_service} (the own service), {istiod} (Istiod), {app_addr} (the app)
-    ss shows the addresses the kernel really uses: from 127.191.255.255, which stands for the
-      pod's, to a number in 127.128.0.0/10, port 15001
+    ss shows the destination the kernel really uses: a number in 127.128.0.0/10, port 15001
 
   From outside, as root:
     curl -s http://{metrics}/metrics | grep '^[^#].*decisions' | grep -v ' 0$'

@@ -24,8 +24,8 @@ const TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const CONNECT4: u32 = 10;
 const SK_LOOKUP: u32 = 36;
 /// sock_ops, bind4 and 6, connect4 and 6, sendmsg4 and 6, recvmsg4 and 6, getsockopt, getpeername4
-/// and 6, getsockname4 and 6.
-const CGROUP_HOOKS: [u32; 14] = [3, 8, 9, CONNECT4, 11, 14, 15, 19, 20, 21, 29, 30, 31, 32];
+/// and 6.
+const CGROUP_HOOKS: [u32; 12] = [3, 8, 9, CONNECT4, 11, 14, 15, 19, 20, 21, 29, 30];
 
 /// A connect4 program that only ever gives one answer. Dropping it detaches it.
 pub(crate) struct Foreign {
