@@ -10,7 +10,11 @@ use sidecar_ebpf_common::{
     usual::{rarely, usually},
 };
 
-use crate::{count::count, ctx::Sockopt, destinations, maps};
+use crate::{
+    count::count,
+    ctx::{Sock, Sockopt},
+    destinations, maps,
+};
 
 const SOL_IP: i32 = 0;
 const SOL_IPV6: i32 = 41;
@@ -36,15 +40,32 @@ pub(crate) fn original_dst(ctx: &Sockopt) {
     if rarely(level != SOL_IP) && level != SOL_IPV6 {
         return;
     }
-    let Some(addr) = answer(ctx) else {
+    let policy = maps::policy();
+    if rarely(!policy.scope.covers(ctx.netns_cookie())) {
+        return;
+    }
+    let socket = ctx.socket();
+    if rarely(!socket.is_tcp()) {
+        return;
+    }
+    // The usual way to its end, without what addresses of the other family take.
+    if usually(level == SOL_IP)
+        && usually(socket.is_v4())
+        && let Some(rewritten) = Rewritten::from_ip(socket.source_v4())
+    {
+        if let Some(addr) = asked_for(policy, rewritten) {
+            ctx.answer_v4(&addr);
+        }
+        return;
+    }
+    cold_path();
+    let Some(addr) = answer(policy, socket) else {
         return;
     };
     // The level asked decides, not the socket's family: a dual-stack listener accepts both kinds.
-    if usually(level == SOL_IP) {
-        if usually(addr.ip.is_v4()) {
-            ctx.answer_v4(&addr);
-        }
-    } else if !addr.ip.is_v4() {
+    if level == SOL_IP && addr.ip.is_v4() {
+        ctx.answer_v4(&addr);
+    } else if level == SOL_IPV6 && !addr.ip.is_v4() {
         ctx.answer_v6(&addr);
     }
 }
@@ -52,22 +73,7 @@ pub(crate) fn original_dst(ctx: &Sockopt) {
 /// Where the connection was going. A redirected one has a number at the proxy's end as local address and
 /// at the application's end as peer; any other is where it is, as conntrack says.
 #[inline(always)]
-fn answer(ctx: &Sockopt) -> Option<OrigDst> {
-    let policy = maps::policy();
-    if !policy.scope.covers(ctx.netns_cookie()) {
-        return None;
-    }
-    let socket = ctx.socket();
-    if rarely(!socket.is_tcp()) {
-        return None;
-    }
-    // The usual way, without what addresses of the other family take.
-    if usually(socket.is_v4())
-        && let Some(rewritten) = Rewritten::from_ip(socket.source_v4())
-    {
-        return asked_for(policy, rewritten);
-    }
-    cold_path();
+fn answer(policy: &Policy, socket: Sock) -> Option<OrigDst> {
     let (local, peer) = if socket.is_v6() {
         (socket.source_v6(), socket.peer_v6())
     } else {
