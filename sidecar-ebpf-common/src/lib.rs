@@ -11,7 +11,7 @@
 //! 6. [`counter`]: what is counted, and where in the counter map;
 //! 7. [`maps`]: names and capacities of the maps;
 //! 8. [`listen`]: what the programs tell of the proxy's listening sockets;
-//! 9. [`owner`]: where the kernel keeps the owner of a socket;
+//! 9. [`owner`]: where the kernel keeps whose a socket is;
 //! 10. [`usual`]: which way is usual, for the compiler.
 //!
 //! Every type that lies in a map is `repr(C)` without implicit padding, and its size is asserted

@@ -40,8 +40,8 @@ pub const ASLEEP: &str = "ASLEEP";
 /// Per-CPU array of u64, see [`counter`](crate::counter).
 pub const COUNTERS: &str = "COUNTERS";
 
-/// Global of the programs: [`CredentialOffsets`](crate::owner::CredentialOffsets).
-pub const CREDENTIAL_OFFSETS: &str = "CREDENTIAL_OFFSETS";
+/// Global of the programs: [`SocketOffsets`](crate::owner::SocketOffsets).
+pub const SOCKET_OFFSETS: &str = "SOCKET_OFFSETS";
 /// Global of the programs: u64, how many nanoseconds a jiffy is.
 pub const JIFFY: &str = "JIFFY";
 /// Global of the programs: [`ProxyPorts`](crate::listen::ProxyPorts).

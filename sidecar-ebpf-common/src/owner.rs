@@ -1,12 +1,16 @@
-//! Where the kernel keeps the credentials of a socket's owner.
+//! Where the kernel keeps whose a socket is.
 
-/// Byte offsets of the members on the way from a socket to the credentials its file was made with.
-/// They differ from kernel to kernel.
+/// Byte offsets of the members on the way from a socket to its network namespace, and to the credentials
+/// its file was made with. They differ from kernel to kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CredentialOffsets {
+pub struct SocketOffsets {
     /// 1 if the others hold.
-    known: u32,
+    pub known: u32,
+    /// `sk_net` (`__sk_common.skc_net`) in `struct sock`.
+    pub sock_net: u32,
+    /// `net_cookie` in `struct net`.
+    pub net_cookie: u32,
     /// `sk_socket` in `struct sock`.
     pub sock_sk_socket: u32,
     /// `file` in `struct socket`.
@@ -17,36 +21,19 @@ pub struct CredentialOffsets {
     pub cred_fsuid: u32,
 }
 
-const _: () = assert!(size_of::<CredentialOffsets>() == 20);
+const _: () = assert!(size_of::<SocketOffsets>() == 28);
 
-impl CredentialOffsets {
+impl SocketOffsets {
     /// The kernel says nothing about its types.
-    pub const UNKNOWN: Self = Self::new_with(0, 0, 0, 0, 0);
-
-    pub const fn new(
-        sock_sk_socket: u32,
-        socket_file: u32,
-        file_f_cred: u32,
-        cred_fsuid: u32,
-    ) -> Self {
-        Self::new_with(1, sock_sk_socket, socket_file, file_f_cred, cred_fsuid)
-    }
-
-    const fn new_with(
-        known: u32,
-        sock_sk_socket: u32,
-        socket_file: u32,
-        file_f_cred: u32,
-        cred_fsuid: u32,
-    ) -> Self {
-        Self {
-            known,
-            sock_sk_socket,
-            socket_file,
-            file_f_cred,
-            cred_fsuid,
-        }
-    }
+    pub const UNKNOWN: Self = Self {
+        known: 0,
+        sock_net: 0,
+        net_cookie: 0,
+        sock_sk_socket: 0,
+        socket_file: 0,
+        file_f_cred: 0,
+        cred_fsuid: 0,
+    };
 
     #[inline(always)]
     pub const fn are_known(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::{
     listen::{Binds, NormalLookup, ProxyPorts},
     lists::PortGroup,
     number::{Dealt, Destination, Number},
-    owner::CredentialOffsets,
+    owner::SocketOffsets,
     policy::{Policy, Switches},
 };
 
@@ -29,7 +29,7 @@ plain!(
     PortGroup,
     Interface,
     Route,
-    CredentialOffsets,
+    SocketOffsets,
     Switches,
     ProxyPorts,
     Binds,

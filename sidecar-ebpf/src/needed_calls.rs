@@ -54,7 +54,8 @@ fn is_pod(cookie: u64) -> bool {
 #[cgroup_sock_addr(connect4)]
 fn calls_connect4(ctx: SockAddrContext) -> i32 {
     let ctx = SockAddr::new(&ctx);
-    if is_pod(ctx.netns_cookie()) && owner::of(ctx.socket(), Protocol::Tcp).uid != PROXY {
+    let identity = owner::identify(&ctx, Protocol::Tcp);
+    if is_pod(identity.netns) && identity.owner.uid != PROXY {
         if let Some(counter) = COUNTER.get_ptr_mut(0) {
             // SAFETY: the map value is eight aligned bytes that live as long as the program.
             unsafe { atomic::increment(counter) };

@@ -3,11 +3,11 @@
 #![expect(unsafe_code, reason = "follows pointers of the kernel")]
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_probe_read_kernel};
-use sidecar_ebpf_common::{facts::Owner, owner::CredentialOffsets};
+use sidecar_ebpf_common::{facts::Owner, owner::SocketOffsets};
 
 /// socket → `struct socket` → `struct file` → `struct cred` → the file system's user and group.
 #[inline(always)]
-pub(crate) fn follow(sock: *const bpf_sock, offsets: &CredentialOffsets) -> Option<Owner> {
+pub(crate) fn follow(sock: *const bpf_sock, offsets: &SocketOffsets) -> Option<Owner> {
     // The verifier allows no arithmetic on a socket's pointer. A copy of it is a number.
     let sock: u64 = read(&raw const sock as u64)?;
     let socket = pointer(sock, offsets.sock_sk_socket)?;

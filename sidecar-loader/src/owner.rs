@@ -1,4 +1,4 @@
-//! Whose sockets are the proxy's: where the kernel keeps a socket's credentials, and which ids the
+//! Whose sockets are the proxy's: where the kernel keeps whose a socket is, and which ids the
 //! proxy's are to it.
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sidecar_ebpf_common::{lists::IdList, owner::CredentialOffsets};
+use sidecar_ebpf_common::{lists::IdList, owner::SocketOffsets};
 
 use crate::{btf::Btf, netns::Netns, sys};
 
@@ -17,7 +17,7 @@ const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// Those the socket's file was made with, as iptables does.
-    Socket(CredentialOffsets),
+    Socket(SocketOffsets),
     /// The real ones of the task that connects, where the kernel does not describe its types.
     Task,
 }
@@ -32,10 +32,10 @@ impl Source {
         }
     }
 
-    pub const fn offsets(self) -> CredentialOffsets {
+    pub const fn offsets(self) -> SocketOffsets {
         match self {
             Self::Socket(offsets) => offsets,
-            Self::Task => CredentialOffsets::UNKNOWN,
+            Self::Task => SocketOffsets::UNKNOWN,
         }
     }
 
@@ -54,7 +54,7 @@ impl Source {
     }
 }
 
-fn read_offsets() -> Result<CredentialOffsets> {
+fn read_offsets() -> Result<SocketOffsets> {
     let data = fs::read(KERNEL_TYPES).with_context(|| format!("reading {KERNEL_TYPES}"))?;
     let btf = Btf::parse(&data).with_context(|| format!("reading {KERNEL_TYPES}"))?;
     let fsuid = btf.offset("cred", "fsuid")?;
@@ -62,12 +62,15 @@ fn read_offsets() -> Result<CredentialOffsets> {
         btf.offset("cred", "fsgid")? == fsuid + 4,
         "cred.fsgid does not follow cred.fsuid"
     );
-    Ok(CredentialOffsets::new(
-        btf.offset("sock", "sk_socket")?,
-        btf.offset("socket", "file")?,
-        btf.offset("file", "f_cred")?,
-        fsuid,
-    ))
+    Ok(SocketOffsets {
+        known: 1,
+        sock_net: btf.offset("sock", "__sk_common")? + btf.offset("sock_common", "skc_net")?,
+        net_cookie: btf.offset("net", "net_cookie")?,
+        sock_sk_socket: btf.offset("sock", "sk_socket")?,
+        socket_file: btf.offset("socket", "file")?,
+        file_f_cred: btf.offset("file", "f_cred")?,
+        cred_fsuid: fsuid,
+    })
 }
 
 /// The ids of a user namespace as the kernel counts them. Istio's `--uid-owner` means ids of the

@@ -118,7 +118,7 @@ impl Programs {
     ) -> Result<(Self, Tables, Events)> {
         let reads_ingress = features.has(Switches::INTERFACES);
         let mut ebpf = EbpfLoader::new()
-            .override_global(maps::CREDENTIAL_OFFSETS, &owner.offsets(), true)
+            .override_global(maps::SOCKET_OFFSETS, &owner.offsets(), true)
             .override_global(maps::JIFFY, &jiffy(), true)
             .override_global(maps::FEATURES, &features, true)
             .override_global(maps::PROXY_PORTS, &ports, true)

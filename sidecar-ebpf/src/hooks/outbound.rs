@@ -49,7 +49,8 @@ pub(crate) fn judge(
         features,
         ..
     } = *call;
-    if rarely(!policy.scope.covers(call.ctx.netns_cookie())) {
+    let identity = owner::identify(call.ctx, protocol);
+    if rarely(!policy.scope.covers(identity.netns)) {
         count(Counter::Other(hook.hook(), Reason::OtherNetns));
         return Judgement::LeftAlone;
     }
@@ -60,7 +61,7 @@ pub(crate) fn judge(
     }
     let socket = Socket {
         protocol,
-        owner: owner::of(call.socket, protocol),
+        owner: identity.owner,
         source,
         device: call.socket.device(),
         caller: owner::caller(policy, features),

@@ -5,7 +5,7 @@
 use sidecar_ebpf_common::{
     addr::OrigDst,
     counter::OutboundHook,
-    facts::{Caller, Protocol, Source},
+    facts::{Caller, Source},
     policy::Policy,
 };
 
@@ -83,7 +83,7 @@ fn is_answer(ctx: &SockAddr, policy: &Policy, dst: &OrigDst) -> bool {
     answer::is_one(ctx, policy, dst)
         && owner::caller(policy, features::all()) == Caller::MayBeProxy
         && {
-            let owner = owner::of(ctx.socket(), Protocol::Udp);
+            let owner = owner::of_udp(ctx.socket());
             policy.uids.contains(owner.uid) || policy.gids.contains(owner.gid)
         }
 }

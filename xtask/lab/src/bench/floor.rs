@@ -9,7 +9,7 @@ use aya::{
     maps::PerCpuArray,
     programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockopt, Program, SkLookup},
 };
-use sidecar_ebpf_common::maps::CREDENTIAL_OFFSETS;
+use sidecar_ebpf_common::maps::SOCKET_OFFSETS;
 use sidecar_loader::{cli, netns::Netns, owner};
 
 use super::{empty, kernel::Held};
@@ -52,7 +52,7 @@ impl FloorPrograms {
         let netns = Netns::open(&cli::Netns::Path(pod.netns_path()))?.cookie()?;
         let offsets = owner::Source::find().offsets();
         let ebpf = EbpfLoader::new()
-            .override_global(CREDENTIAL_OFFSETS, &offsets, true)
+            .override_global(SOCKET_OFFSETS, &offsets, true)
             .override_global("NETNS", &netns, true)
             .load_file(&object)
             .with_context(|| format!("loading {}", Path::new(&object).display()))?;
