@@ -49,8 +49,10 @@ pub fn settle(
     let strangers = find::each(ports, netns, cgroup, |listeners, pid, socket| {
         let seen = socket.and_then(|socket| {
             let listener = SockRef::from(&socket);
-            if answers::stay_in_pod(listeners, ports) {
-                answers::send_by_lo(&listener)?;
+            if answers::stay_in_pod(listeners, ports)
+                && let Err(error) = answers::send_by_lo(&listener)
+            {
+                log::debug!("process {pid}: its answers do not go by lo: {error}");
             }
             Ok((Reach::of(&listener)?, socket_cookie(&socket)?))
         });

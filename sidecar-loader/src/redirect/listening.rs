@@ -64,8 +64,7 @@ impl Redirect {
         self.register_existing()
     }
 
-    /// The proxy has come to rest. Has the kernel's normal lookup serve the ports where it finds the proxy. When all that have bound listen:
-    /// until then the programs know better.
+    /// All that have bound listen. Has the kernel's normal lookup serve the ports where it finds the proxy.
     fn settle(&mut self) -> Result<()> {
         let Some(pod) = &self.pod else { return Ok(()) };
         let mut tables = lock(&self.tables);
