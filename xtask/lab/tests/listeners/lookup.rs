@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use sidecar_lab::{Agent, Errno, ListenOptions, Listener, Pod};
+use sidecar_lab::{Agent, Errno, ListenOptions, Listener, Placement, Pod};
 
 use crate::{
     LOST, assert_idle, drain,
@@ -131,6 +131,24 @@ fn what_does_not_is_looked_up() -> Result<()> {
         refused_after_the_proxy(&stage, listeners, &LOST)?;
     }
     Ok(())
+}
+
+/// It is of the proxy's user, so the kernel lets it share the port, but not of the attached cgroup.
+#[test]
+fn a_stranger_on_the_port_has_listeners_looked_up() -> Result<()> {
+    let pod = Pod::new("stranger")?;
+    let place = Placement {
+        cgroup: pod.remote().cgroup,
+        ..pod.proxy()
+    };
+    let stranger = Agent::spawn(&place)?;
+    let _theirs = stranger.listen_with(shared("127.0.0.1:15001"))?;
+    let stage = Stage::start(pod, &[])?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
+    let outbound = proxy.listen_with(shared("0.0.0.0:15001"))?;
+    let _inbound = proxy.listen("0.0.0.0:15006")?;
+    falls_asleep(&stage.loader)?;
+    refused_after_the_proxy(&stage, vec![outbound], &LOST)
 }
 
 /// Whoever listens on the port of a proxy that has gone has bound to it first, and that takes it back at once,

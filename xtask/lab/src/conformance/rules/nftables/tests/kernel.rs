@@ -102,14 +102,15 @@ impl Probe {
         SocketAddr::new(self.to.parse().unwrap(), self.port)
     }
 
-    /// Sends the first packet of a flow and returns the address that it came from.
-    fn send(&self) -> SocketAddr {
+    /// Sends the first packet of a flow and returns the address that it came from. With a port that the kernel
+    /// chooses it may be a flow that was there already, which passes no nat table.
+    fn send(&self, from_port: u16) -> SocketAddr {
         let address = self.address();
         // Of this thread alone, and sockets are made with these ids.
         setfsgid(Gid::from_raw(self.owner.1));
         setfsuid(Uid::from_raw(self.owner.0));
         let any = if address.is_ipv4() { "0.0.0.0" } else { "::" };
-        let bind = SocketAddr::new(self.from.unwrap_or(any).parse().unwrap(), 0);
+        let bind = SocketAddr::new(self.from.unwrap_or(any).parse().unwrap(), from_port);
         if self.protocol == Protocol::UDP {
             let socket = UdpSocket::bind(bind).unwrap();
             socket.connect(address).unwrap();
@@ -196,8 +197,8 @@ fn the_kernel_counts_as_the_walk_does() {
 
     let mut expected = place.counters();
     assert_eq!(expected.len(), v4.rules().count() + v6.rules().count());
-    for probe in probes() {
-        let packet = probe.packet(place.inside(|| probe.send()));
+    for (from_port, probe) in (20_000..).zip(probes()) {
+        let packet = probe.packet(place.inside(|| probe.send(from_port)));
         let family = Family::of(packet.dst);
         let rules = match family {
             Family::V4 => &v4,
