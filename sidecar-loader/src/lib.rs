@@ -6,8 +6,8 @@
 //! - [`privilege`], [`cgroup`], [`netns`]: may we, where, and in which network namespace;
 //! - [`redirect`]: one pod's redirect, put in place and taken away as a whole, out of [`program`]
 //!   (load, attach), [`tables`] (the maps), [`network`] (addresses and routes), [`listeners`] (the
-//!   proxy's sockets), [`answers`] (their way) and [`watch`] (when new ones may come), [`owner`] (the proxy's ids) and
-//!   [`dns`] (the servers that are captured);
+//!   proxy's sockets), [`answers`] (their way), [`watch`] (when new ones may come), [`owner`] (the
+//!   proxy's ids) and [`dns`] (the servers that are captured);
 //! - [`snapshot`]: the counters at one moment; [`output`] and [`metrics`] show them.
 //!
 //! [`cmd`] has the other jobs: they show and explain the rules, or test the redirection.
