@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::{
-    arm::{INBOUND_PORT, Kind, OUTBOUND_PORT},
+    arm::{INBOUND_PORT, OUTBOUND_PORT},
+    kind::Kind,
     record::Direction,
 };
 use crate::{

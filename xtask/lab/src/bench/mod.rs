@@ -19,6 +19,7 @@ mod further;
 pub mod goals;
 mod holders;
 mod kernel;
+pub mod kind;
 mod names;
 mod options;
 pub mod plot;
@@ -37,8 +38,9 @@ mod work;
 mod worker;
 mod wrk;
 
-pub use arm::{Arm, Kind, Settings};
+pub use arm::{Arm, Settings};
 pub use crew::{Arrived, Slice, processors};
+pub use kind::Kind;
 pub use names::{BASE, OURS, Unit};
 pub use options::Options;
 pub use run::run;

@@ -12,9 +12,9 @@ use nix::unistd::Uid;
 
 use super::{
     archive,
-    arm::Kind,
     environment::ProcessorTime,
     further,
+    kind::Kind,
     options::{Format, Options},
     proof::Unproven,
     record::{Environment, FORMAT, Plan, Record},

@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    arm::{Arm, Kind, Settings},
+    arm::{Arm, Settings},
     crew::Slice,
+    kind::Kind,
     options::{Only, Options},
     proof::{Counts, proved},
     record::{ArmInfo, Case, Finding, Measurement, Plan, Point, Proof, Quantity, Round},

@@ -168,6 +168,29 @@ fn nobody_else_inherits_the_port() -> Result<()> {
     })
 }
 
+/// What all of this rests on. The normal lookup prefers a socket at the very address that carries the number,
+/// and one that was bound there before the loader came may stay.
+#[test]
+fn the_kernel_lets_nobody_listen_beside_the_proxy() -> Result<()> {
+    let pod = Pod::new("beside")?;
+    let app = Agent::spawn(&pod.app())?;
+    let bound: Vec<Listener> = (0..8)
+        .map(|number| Ok(app.bind_with(ListenOptions::at(([127, 128, 0, number], 15001).into()))?))
+        .collect::<Result<_>>()?;
+    let stage = Stage::start(pod, &[])?;
+    let proxy = Agent::spawn(&stage.pod.proxy())?;
+    let outbound = proxy.listen("0.0.0.0:15001")?;
+    let _inbound = proxy.listen("0.0.0.0:15006")?;
+    falls_asleep(&stage.loader)?;
+    for squatter in &bound {
+        assert_eq!(squatter.start().unwrap_err().errno(), Errno::EADDRINUSE);
+    }
+    for number in 0..16 {
+        stage.goes_out(([10, 96, 0, number], 80).into(), &outbound)?;
+    }
+    Ok(())
+}
+
 /// Whoever has the proxy's port in another namespace does not matter.
 #[test]
 fn a_bind_elsewhere_takes_nothing_back() -> Result<()> {
