@@ -36,7 +36,11 @@ impl Network {
                 .with_context(|| format!("adding the route local {} src {source}", v4_range()))?;
             changed = true;
         }
-        changed |= self.install_answers(view).await?;
+        match self.install_answers(view).await {
+            Ok(answers) => changed |= answers,
+            // It only makes connections cheaper, and what follows does not wait for it.
+            Err(error) => log::warn!("{error:#}"),
+        }
         if !ipv6 {
             return Ok(changed);
         }

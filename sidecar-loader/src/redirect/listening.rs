@@ -86,7 +86,13 @@ impl Redirect {
     fn check_what_is_left_to_the_kernel(&mut self) -> Result<()> {
         for left in &self.left_to_kernel {
             if !left.still_listens(&lock(&self.tables))? {
-                return self.look_all_listeners_up();
+                self.look_all_listeners_up()?;
+                // The other ports are as they were.
+                return if self.watch.is_asleep() {
+                    self.settle()
+                } else {
+                    Ok(())
+                };
             }
         }
         Ok(())

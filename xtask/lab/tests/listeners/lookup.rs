@@ -208,6 +208,21 @@ fn a_bind_elsewhere_takes_nothing_back() -> Result<()> {
     refused_after_the_proxy(&stage, vec![outbound], &BY_KERNEL)
 }
 
+/// The agent's port, at which nobody is expected without DNS capture, so nobody wakes.
+#[test]
+fn a_listener_that_closes_takes_no_other_port_back() -> Result<()> {
+    let (stage, proxy, mut listeners) = start("one-of-two", vec![shared("0.0.0.0:15001")])?;
+    let _inbound = listeners.pop();
+    let agent = proxy.listen("0.0.0.0:15053")?;
+    // Until it is seen that this one listens, and has for a while.
+    thread::sleep(SOON);
+    falls_asleep(&stage.loader)?;
+    assert_eq!(stage.loader.listeners("dns")?, 1);
+    drop(agent);
+    thread::sleep(SOON);
+    refused_after_the_proxy(&stage, listeners, &BY_KERNEL)
+}
+
 #[test]
 fn a_loader_that_runs_counts_refusals_soon() -> Result<()> {
     let (stage, proxy, mut listeners) = start("soon", vec![shared("0.0.0.0:15001")])?;
